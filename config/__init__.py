@@ -1,0 +1,1 @@
+"""Values only: settings, logging and the root of all errors. Imports nothing of Flow."""

@@ -1,0 +1,53 @@
+"""What observers of a session are told: the agent's events, and the life cycle of its turns.
+
+An observer is a plain callable that never blocks and never awaits. For one turn it is called in order:
+Queued, (WaitingForPlace | Preparing)*, Started, agent events…, Settled. After a restart it is called
+anew from the start for every turn that was not delivered: Queued, then the stored events, then the live ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from sessions.types import Outcome, Session, Turn
+from worklets.events import AgentEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The turn is stored; `ahead` turns of the same session come first."""
+
+    ahead: int
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingForPlace:
+    """All `limit` places are taken by working sessions; the turn starts when one is free."""
+
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Preparing:
+    """Something takes a while before Claude sees the prompt. `step`: "cloning", "starting", "waking", "resuming"."""
+
+    step: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The prompt goes to Claude."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The turn is over; nothing about it follows. `seconds` is since Started, None if it never started."""
+
+    outcome: Outcome
+    seconds: float | None = None
+
+
+LifeEvent: TypeAlias = Queued | WaitingForPlace | Preparing | Started | Settled
+Observer: TypeAlias = Callable[[Session, Turn, LifeEvent | AgentEvent], None]

@@ -1,0 +1,135 @@
+"""The values that sessions are made of. All frozen; times are aware UTC datetimes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import NewType, TypeAlias
+
+SessionId = NewType("SessionId", str)  # uuid4, also Claude's own session id at the first start
+TurnId = NewType("TurnId", str)  # uuid4, also the uuid of the prompt on the wire (makes re-sending harmless)
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadId:
+    """Where a conversation takes place. `thread_ts` is the root message's ts, a string, never a float.
+
+    None: the thread is yet to be opened (a slash command carries no ts; the door posts the root and calls
+    `Sessions.opened`).
+    """
+
+    team: str
+    channel: str
+    thread_ts: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What somebody asked, as a door submits it.
+
+    `source_id` names the asking message once and for all, e.g. "C1:1700000000.000100" (channel and ts) or
+    "cmd:<trigger id>"; with the thread it is the key under which a redelivery is recognised. `ts` gives the
+    order among turns ("<seconds>.<6 digits>"). `starts` False: only continues a session that exists.
+    """
+
+    thread: ThreadId
+    source_id: str
+    ts: str
+    user_id: str
+    text: str
+    starts: bool = True
+    repository: str | None = None
+    branch: str | None = None
+
+
+class SessionState(StrEnum):
+    """What the row's `status` says. live = WAITING to WORKING; a container may exist from STARTING on."""
+
+    NEW = "new"  # never had a worklet
+    WAITING = "waiting"  # wants a place among max_sessions
+    STARTING = "starting"
+    IDLE = "idle"  # worklet runs, nothing to do
+    WORKING = "working"
+    ASLEEP = "asleep"  # no worklet; volume and history stay
+
+
+class TurnState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+
+    @property
+    def settled(self) -> bool:
+        return self in (TurnState.DONE, TurnState.FAILED, TurnState.INTERRUPTED)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    id: SessionId
+    user_id: str
+    name: str  # title: the first words of the first prompt
+    state: SessionState
+    thread: ThreadId
+    worklet: str  # name of the worklet and its volume
+    container_id: str | None
+    claude_session_id: str
+    has_history: bool  # Claude took a prompt in: the next start resumes
+    repository: str | None
+    branch: str | None
+    startup_script: str | None
+    epoch: str | None  # position in the relay's journal of all that is stored
+    seq: int
+    created_at: datetime
+    updated_at: datetime
+    last_activity_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    id: TurnId
+    session_id: SessionId
+    source_id: str
+    ts: str
+    user_id: str
+    text: str
+    state: TurnState
+    error: str | None
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    delivered: bool  # the door has shown the final state
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Claude answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The turn failed; `reason` is a sentence for people, with what to do next."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """Somebody stopped the turn."""
+
+    by: str | None = None  # user id
+
+
+Outcome: TypeAlias = Done | Failed | Interrupted
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What became of a prompt. `fresh` False: this source id was known already, nothing was done."""
+
+    session: Session
+    turn: Turn
+    fresh: bool
+    new_session: bool

@@ -1,0 +1,1 @@
+"""The outside world where agents run: runtimes, relay, image, gateway. Knows nothing of sessions, Slack or HTTP."""
