@@ -1,0 +1,48 @@
+# Every command of the project. `make` alone lists them.
+VENV ?= .venv
+BIN = $(VENV)/bin
+PYTHON ?= python3
+PYTEST_ARGS ?=
+REQUIRE ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check provision image bench lock clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 14
+
+setup: $(VENV)/.ready ## make .venv with everything in it, .venv/bin/flow too
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Flow needs Python 3.11 or newer; set PYTHON=python3.12, say.")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup ## the bot in a local Slack workspace, with a page to type into
+	$(BIN)/flow demo
+
+test: setup ## the whole suite; REQUIRE=all makes a missing real part a failure
+	$(BIN)/python -m pytest $(if $(REQUIRE),--require=$(REQUIRE)) $(PYTEST_ARGS)
+
+check: setup ## lint, format, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+provision: ## Debian: a Docker engine with its base image, PostgreSQL, Chromium, Node.js (root)
+	scripts/provision
+
+image: setup ## build the worklet image
+	$(BIN)/flow image build
+
+bench: setup ## figures: acknowledgement, first message, staleness, CPU
+	$(BIN)/python -m benchmarks
+
+lock: ## pin the dependencies of pyproject.toml anew, with hashes (needs uv)
+	uv pip compile pyproject.toml --extra dev --generate-hashes --no-emit-index-url --quiet -o requirements.lock
+
+clean: ## remove what make and the demo made
+	rm -rf $(VENV) build data .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -1,0 +1,238 @@
+"""Flow's settings: one frozen value, checked once at start, handed down in slices.
+
+Sources, the first that names a setting wins: the environment, `.env` in the working directory,
+`config.json` in the share directory (keys are the names below in lower case, without `flow_`), defaults.
+A `FLOW_*` name or a key that Flow does not know is refused, with the nearest one that it knows.
+This is the only module of Flow that reads the environment.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from dotenv import dotenv_values
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from config.errors import FlowError
+from config.units import parse_duration, parse_size
+
+Seconds = Annotated[float, BeforeValidator(parse_duration)]
+Bytes = Annotated[int, BeforeValidator(parse_size)]
+
+SLACK_API = "https://slack.com/api/"
+ANTHROPIC_API = "https://api.anthropic.com"
+
+
+class SettingsError(FlowError):
+    """The settings are wrong."""
+
+
+class _Slice(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class SlackSettings(_Slice):
+    enabled: bool
+    app_token: SecretStr
+    bot_token: SecretStr
+    api_url: str
+    debug: bool
+
+
+class ClaudeSettings(_Slice):
+    api_key: SecretStr | None
+    oauth_token: SecretStr | None
+    base_url: str
+    model: str | None
+
+
+class WorkletSettings(_Slice):
+    runtime: Literal["docker", "local", "auto"]
+    image: str
+    memory: int  # bytes
+    cpus: float
+    docker_host: str | None
+    local_repositories: bool
+    vault_addr: str | None
+
+
+class SessionSettings(_Slice):
+    timeout: float  # seconds without activity until a session sleeps
+    max_sessions: int
+    dsn: str
+    grace: float  # seconds that a stopping Flow gives running turns
+
+
+class WebSettings(_Slice):
+    host: str
+    port: int
+
+
+class LogSettings(_Slice):
+    format: Literal["console", "json"]
+    debug: bool
+
+
+class _Flat(BaseSettings):
+    """Every setting under its environment name; `Settings` is what the program sees."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", case_sensitive=True, env_ignore_empty=True)
+
+    slack_app_token: SecretStr = Field(SecretStr(""), alias="SLACK_APP_TOKEN", description="App-level token, xapp-…")
+    slack_bot_token: SecretStr = Field(SecretStr(""), alias="SLACK_BOT_TOKEN", description="Bot token, xoxb-…")
+    slack_bot_enabled: bool = Field(True, alias="SLACK_BOT_ENABLED", description="Connect to Slack at all.")
+    slack_bot_debug: bool = Field(
+        False, alias="SLACK_BOT_DEBUG", description="Log events, session management, message updates and retries."
+    )
+    slack_api_url: str = Field(SLACK_API, alias="SLACK_API_URL", description="Web API to talk to; ends in /api/.")
+    anthropic_api_key: SecretStr | None = Field(
+        None, alias="ANTHROPIC_API_KEY", description="Claude credential; never enters a worklet."
+    )
+    claude_code_oauth_token: SecretStr | None = Field(
+        None, alias="CLAUDE_CODE_OAUTH_TOKEN", description="The other kind of credential, from `claude setup-token`."
+    )
+    anthropic_base_url: str = Field(
+        ANTHROPIC_API, alias="ANTHROPIC_BASE_URL", description="Messages API that the gateway forwards to."
+    )
+    model: str | None = Field(None, alias="FLOW_MODEL", description="Claude model; unset leaves it to the CLI.")
+    dsn: str = Field(
+        "",
+        alias="FLOW_DSN",
+        description="Database: sqlite://data/db.sqlite (default, in the share dir) or postgresql://…",
+    )
+    share_dir: Path = Field(Path("data"), alias="FLOW_SHARE_DIR", description="Where Flow keeps its data.")
+    session_timeout: Seconds = Field(
+        1800.0, alias="FLOW_SESSION_TIMEOUT", description="Silence after which a session sleeps, e.g. 30m."
+    )
+    max_sessions: int = Field(10, alias="FLOW_MAX_SESSIONS", ge=1, description="Sessions that may be awake at once.")
+    grace: Seconds = Field(
+        5.0, alias="FLOW_GRACE", description="Time that a stopping Flow gives running turns; their containers go on."
+    )
+    runtime: Literal["docker", "local", "auto"] = Field(
+        "auto", alias="FLOW_RUNTIME", description="docker, local (isolates nothing) or auto."
+    )
+    image: str = Field("flow-worklet:latest", alias="FLOW_IMAGE", description="Worklet image.")
+    worklet_memory: Bytes = Field(2 * 1024**3, alias="FLOW_WORKLET_MEMORY", description="Memory of a worklet, e.g. 2g.")
+    worklet_cpus: float = Field(2.0, alias="FLOW_WORKLET_CPUS", gt=0, description="CPUs of a worklet.")
+    local_repositories: bool = Field(
+        False, alias="FLOW_LOCAL_REPOSITORIES", description="Let repo= name a directory of this machine."
+    )
+    http_host: str = Field("127.0.0.1", alias="FLOW_HTTP_HOST", description="Address of Flow's HTTP server.")
+    http_port: int = Field(
+        8080, alias="FLOW_HTTP_PORT", ge=0, le=65535, description="Its port; 0 picks one and prints it."
+    )
+    log_format: Literal["console", "json"] = Field("console", alias="FLOW_LOG_FORMAT", description="console or json.")
+    docker_host: str | None = Field(None, alias="DOCKER_HOST", description="Docker engine, as Docker itself reads it.")
+    vault_addr: str | None = Field(None, alias="VAULT_ADDR", description="Handed to worklets where set.")
+
+    @field_validator("slack_api_url")
+    @classmethod
+    def _ends_in_api(cls, value: str) -> str:
+        if not value.rstrip("/").endswith("/api"):
+            raise ValueError("it must end in /api/")
+        return value.rstrip("/") + "/"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # What `load` read from config.json arrives as init values: the weakest source, so it comes last.
+        return env_settings, dotenv_settings, init_settings
+
+
+class Settings(_Slice):
+    """All settings. Slices go to the parts that need them; secrets print as asterisks."""
+
+    slack: SlackSettings
+    claude: ClaudeSettings
+    worklets: WorkletSettings
+    sessions: SessionSettings
+    web: WebSettings
+    log: LogSettings
+    share_dir: Path
+
+
+def known() -> dict[str, str]:
+    """Environment name → description of every setting, in order."""
+    return {str(f.alias): f.description or "" for f in _Flat.model_fields.values()}
+
+
+def load() -> Settings:
+    """Reads all sources. Raises SettingsError naming the setting, the value's fault and the nearest known name."""
+    in_dotenv = dotenv_values(".env") if Path(".env").is_file() else {}
+    _refuse_unknown([n for n in {*os.environ, *in_dotenv} if n.startswith("FLOW_")], list(known()), "setting")
+    share_dir = os.environ.get("FLOW_SHARE_DIR") or in_dotenv.get("FLOW_SHARE_DIR") or "data"
+    try:
+        flat = _Flat(**_from_json(Path(share_dir) / "config.json"))
+    except ValidationError as e:
+        first = e.errors()[0]
+        reason = str(first["msg"]).removeprefix("Value error, ")
+        raise SettingsError(f"{first['loc'][0]} is wrong: {reason}.", suggestion="Correct it and start again.") from e
+    return _slices(flat)
+
+
+def _from_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise SettingsError(f"{path} cannot be read: {e}.") from e
+    if not isinstance(data, dict):
+        raise SettingsError(f"{path} must hold one JSON object.")
+    names = {str(f.alias).lower().removeprefix("flow_"): str(f.alias) for f in _Flat.model_fields.values()}
+    _refuse_unknown(list(data), list(names), f"key in {path}")
+    return {names[key]: value for key, value in data.items()}
+
+
+def _refuse_unknown(given: list[str], allowed: list[str], what: str) -> None:
+    for name in sorted(given):
+        if name not in allowed:
+            near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.0)
+            raise SettingsError(f"Unknown {what}: {name}.", suggestion=f"Did you mean {near[0]}?")
+
+
+def _slices(flat: _Flat) -> Settings:
+    return Settings(
+        share_dir=flat.share_dir,
+        slack=SlackSettings(
+            enabled=flat.slack_bot_enabled,
+            app_token=flat.slack_app_token,
+            bot_token=flat.slack_bot_token,
+            api_url=flat.slack_api_url,
+            debug=flat.slack_bot_debug,
+        ),
+        claude=ClaudeSettings(
+            api_key=flat.anthropic_api_key,
+            oauth_token=flat.claude_code_oauth_token,
+            base_url=flat.anthropic_base_url.rstrip("/"),
+            model=flat.model,
+        ),
+        worklets=WorkletSettings(
+            runtime=flat.runtime,
+            image=flat.image,
+            memory=flat.worklet_memory,
+            cpus=flat.worklet_cpus,
+            docker_host=flat.docker_host,
+            local_repositories=flat.local_repositories,
+            vault_addr=flat.vault_addr,
+        ),
+        sessions=SessionSettings(
+            timeout=flat.session_timeout,
+            max_sessions=flat.max_sessions,
+            dsn=flat.dsn or f"sqlite://{flat.share_dir / 'db.sqlite'}",
+            grace=flat.grace,
+        ),
+        web=WebSettings(host=flat.http_host, port=flat.http_port),
+        log=LogSettings(format=flat.log_format, debug=flat.slack_bot_debug),
+    )

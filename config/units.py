@@ -1,0 +1,48 @@
+"""Human spellings of durations and sizes: "30m", "1h30m", "2g"."""
+
+from __future__ import annotations
+
+import re
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_BYTES = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_SIZE = re.compile(r"(\d+)([bkmgt]?)b?")
+
+
+def parse_duration(value: str | float) -> float:
+    """Seconds of "90", 90, "45s", "30m", "1h30m" or "2d". Raises ValueError with an example."""
+    if isinstance(value, int | float):
+        seconds = float(value)
+    else:
+        text = value.strip().lower().replace(" ", "")
+        if re.fullmatch(r"\d+(\.\d+)?", text):
+            seconds = float(text)
+        elif text and not _DURATION.sub("", text):
+            seconds = sum(float(n) * _SECONDS[unit] for n, unit in _DURATION.findall(text))
+        else:
+            raise ValueError(f'"{value}" is not a duration; write it like "45s", "30m" or "1h30m"')
+    if seconds <= 0:
+        raise ValueError(f'"{value}" is not a positive duration')
+    return seconds
+
+
+def parse_size(value: str | int) -> int:
+    """Bytes of "512m", "2g" or 1048576. Raises ValueError with an example."""
+    match = _SIZE.fullmatch(str(value).strip().lower())
+    if not match:
+        raise ValueError(f'"{value}" is not a size; write it like "512m" or "2g"')
+    return int(match[1]) * _BYTES[match[2]]
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest usual spelling: "0.8s", "45s", "30m", "1h05m"."""
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    if seconds < 60:
+        return f"{seconds:.0f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m{rest:02d}s" if rest else f"{minutes}m"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if minutes else f"{hours}h"

@@ -1,0 +1,75 @@
+"""Real parts: which are here, which tests need them, and what to run when one is missing."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+HOW = "make provision"
+
+
+@functools.cache
+def has_docker() -> str | None:
+    """None when an engine answers and has the worklet image's base; else what is missing."""
+    if not shutil.which("docker"):
+        return "no docker command"
+    done = subprocess.run(["docker", "version", "-f", "{{.Server.Version}}"], capture_output=True, timeout=20)
+    return None if done.returncode == 0 else "no Docker engine answers"
+
+
+@functools.cache
+def has_postgres() -> str | None:
+    return None if any(Path("/usr/lib/postgresql").glob("*/bin/initdb")) else "no PostgreSQL server programs"
+
+
+@functools.cache
+def has_chromium() -> str | None:
+    return None if shutil.which("chromium") else "no Chromium"
+
+
+@functools.cache
+def has_node() -> str | None:
+    return None if shutil.which("npm") else "no Node.js with npm"
+
+
+PARTS: dict[str, Callable[[], str | None]] = {
+    "docker": has_docker,
+    "postgres": has_postgres,
+    "chromium": has_chromium,
+    "node": has_node,
+}
+
+_missing: dict[str, tuple[str, int]] = {}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--require", default="", help="comma-separated real parts (or all) whose absence is a failure")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    wanted = item.config.getoption("--require").split(",")
+    for name, lacks in PARTS.items():
+        if item.get_closest_marker(name) and (reason := lacks()):
+            if name in wanted or "all" in wanted:
+                pytest.fail(f"{reason}; provide it with `{HOW}`", pytrace=False)
+            _missing[name] = (reason, _missing.get(name, ("", 0))[1] + 1)
+            pytest.skip(f"{reason}; provide it with `{HOW}`")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for name, (reason, count) in _missing.items():
+        terminalreporter.write_line(f"skipped {count} tests that need {name}: {reason}; run `{HOW}`")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests see neither the developer's tokens nor a proxy of the machine."""
+    for name in list(os.environ):
+        if name.startswith(("FLOW_", "SLACK_", "ANTHROPIC_", "CLAUDE_CODE_")) or name.upper().endswith("_PROXY"):
+            monkeypatch.delenv(name)
