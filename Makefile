@@ -13,10 +13,10 @@ help: ## this list
 
 setup: $(VENV)/.ready ## make .venv with everything in it, .venv/bin/flow too
 
-$(VENV)/.ready: requirements.lock pyproject.toml
+$(VENV)/.ready: requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Flow needs Python 3.11 or newer; set PYTHON=python3.12, say.")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -42,7 +42,8 @@ bench: setup ## figures: acknowledgement, first message, staleness, CPU
 	$(BIN)/python -m benchmarks
 
 lock: ## pin the dependencies of pyproject.toml anew, with hashes (needs uv)
-	uv pip compile pyproject.toml --extra dev --generate-hashes --no-emit-index-url --quiet -o requirements.lock
+	uv pip compile pyproject.toml --generate-hashes --no-emit-index-url --quiet -o requirements.lock
+	uv pip compile pyproject.toml --extra dev -c requirements.lock --generate-hashes --no-emit-index-url --quiet -o requirements-dev.lock
 
 clean: ## remove what make and the demo made
 	rm -rf $(VENV) build data .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -1,0 +1,40 @@
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from config.logging import bind, configure, get_logger
+
+
+@pytest.fixture(autouse=True)
+def _root_logger_restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_each_line_carries_thread_session_and_turn_also_those_of_libraries() -> None:
+    out = io.StringIO()
+    configure("json", stream=out)
+    with bind(thread="C1:1.2", session="s1", turn="t1"):
+        get_logger("flow.test").info("settled", outcome="done")
+        logging.getLogger("some.library").warning("odd %s", "thing")
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert lines[0]["event"] == "settled"
+    assert lines[0]["outcome"] == "done"
+    assert lines[1]["event"] == "odd thing"
+    assert all((x["thread"], x["session"], x["turn"]) == ("C1:1.2", "s1", "t1") for x in lines)
+
+
+def test_debug_shows_what_is_hidden_otherwise() -> None:
+    for debug in (False, True):
+        out = io.StringIO()
+        configure("console", debug=debug, stream=out)
+        get_logger("flow.test").debug("edit sent")
+        logging.getLogger("slack_sdk").info("retrying")
+        assert ("edit sent" in out.getvalue()) is debug
+        assert ("retrying" in out.getvalue()) is debug

@@ -1,0 +1,102 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from config.settings import SettingsError, known, load
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_defaults_are_those_of_the_readme() -> None:
+    settings = load()
+    assert settings.sessions.timeout == 1800
+    assert settings.sessions.dsn == "sqlite://data/db.sqlite"
+    assert settings.slack.api_url == "https://slack.com/api/"
+    assert settings.worklets.image == "flow-worklet:latest"
+    assert (settings.web.host, settings.web.port) == ("127.0.0.1", 8080)
+
+
+def test_environment_beats_dotenv_beats_config_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    everywhere = {"session_timeout": "1m", "max_sessions": 3, "slack_bot_token": "xoxb-json"}
+    (tmp_path / "data/config.json").write_text(json.dumps(everywhere))
+    (tmp_path / ".env").write_text("FLOW_SESSION_TIMEOUT=2m\nFLOW_MAX_SESSIONS=4\n")
+    monkeypatch.setenv("FLOW_SESSION_TIMEOUT", "3m")
+    settings = load()
+    assert settings.sessions.timeout == 180
+    assert settings.sessions.max_sessions == 4
+    assert settings.slack.bot_token.get_secret_value() == "xoxb-json"
+
+
+def test_the_documents_config_json_is_read(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/config.json").write_text(
+        json.dumps(
+            {
+                "slack_bot_enabled": True,
+                "slack_app_token": "xapp-1",
+                "slack_bot_token": "xoxb-1",
+                "session_timeout": "30m",
+                "max_sessions": 5,
+                "dsn": "sqlite://data/db.sqlite",
+                "share_dir": "data",
+            }
+        )
+    )
+    settings = load()
+    assert settings.sessions.max_sessions == 5
+    assert settings.share_dir == Path("data")
+
+
+def test_secrets_are_masked_when_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-very-secret")
+    settings = load()
+    assert "very-secret" not in repr(settings)
+    assert settings.claude.api_key is not None
+    assert settings.claude.api_key.get_secret_value() == "sk-ant-very-secret"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("FLOW_SESION_TIMEOUT", "30m", ["FLOW_SESION_TIMEOUT", "FLOW_SESSION_TIMEOUT"]),
+        ("FLOW_SESSION_TIMEOUT", "soon", ["FLOW_SESSION_TIMEOUT", "soon", "30m"]),
+        ("FLOW_MAX_SESSIONS", "0", ["FLOW_MAX_SESSIONS"]),
+        ("FLOW_WORKLET_MEMORY", "lots", ["FLOW_WORKLET_MEMORY", "lots"]),
+        ("SLACK_API_URL", "https://slack.com/", ["SLACK_API_URL", "/api/"]),
+        ("FLOW_RUNTIME", "kubernetes", ["FLOW_RUNTIME", "docker"]),
+    ],
+)
+def test_a_wrong_setting_is_named(name: str, value: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as e:
+        load()
+    for word in words:
+        assert word in e.value.sentence()
+
+
+def test_an_unknown_key_of_config_json_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/config.json").write_text('{"max_session": 3}')
+    with pytest.raises(SettingsError, match=r"max_session\b.*max_sessions"):
+        try:
+            load()
+        except SettingsError as e:
+            raise SettingsError(e.sentence()) from e
+
+
+def test_an_unreadable_config_json_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/config.json").write_text("{")
+    with pytest.raises(SettingsError, match="cannot be read"):
+        load()
+
+
+def test_every_setting_is_in_the_readme() -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    missing = [name for name in known() if f"`{name}`" not in readme]
+    assert missing == []
