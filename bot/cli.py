@@ -1,0 +1,118 @@
+"""The `flow` command. Each subcommand imports what it needs when it runs: `flow --help` stays quick."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from typing import TYPE_CHECKING
+
+from config.errors import FlowError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+
+    from config.settings import Settings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one subcommand. Returns the exit code: 0 done, 1 a sentence on stderr said why not, 2 wrong usage."""
+    args = _parser().parse_args(argv)
+    try:
+        from config.settings import load
+
+        code: int = args.run(args, load())
+    except FlowError as e:
+        print(f"flow: {e.sentence()}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="flow", description="Slack threads that talk to Claude Code in containers.")
+    verbs = parser.add_subparsers(required=True, metavar="COMMAND")
+    _verb(verbs, "serve", _serve, "the bot, its scheduler and its HTTP server, until Ctrl-C")
+    _verb(verbs, "demo", _demo, "the bot in a local Slack workspace, with a page to type into")
+    _verb(verbs, "doctor", _doctor, "check every prerequisite and say what to do about each")
+    image = verbs.add_parser("image", help="the worklet image").add_subparsers(required=True, metavar="ACTION")
+    _verb(image, "build", _image_build, "build it (FLOW_IMAGE)")
+    db = verbs.add_parser("db", help="the database").add_subparsers(required=True, metavar="ACTION")
+    _verb(db, "upgrade", _db_upgrade, "bring the schema up to date (serve does it too)")
+    sessions = verbs.add_parser("sessions", help="sessions").add_subparsers(required=True, metavar="ACTION")
+    listing = _verb(sessions, "list", _sessions_list, "the newest first")
+    listing.add_argument("--live", action="store_true", help="only those that are awake")
+    for name, run, text in (
+        ("show", _sessions_show, "one session and its turns"),
+        ("stop", _sessions_stop, "end its running turn and put it to sleep"),
+    ):
+        _verb(sessions, name, run, text).add_argument("id", help="session id, or its first letters")
+    return parser
+
+
+def _verb(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    run: Callable[[argparse.Namespace, Settings], int],
+    text: str,
+) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(name, help=text, description=text.capitalize() + ".")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _async(work: Coroutine[None, None, int]) -> int:
+    return asyncio.run(work)
+
+
+def _serve(_: argparse.Namespace, settings: Settings) -> int:
+    from bot.serve import serve
+
+    return _async(serve(settings))
+
+
+def _demo(_: argparse.Namespace, settings: Settings) -> int:
+    from bot.demo import demo
+
+    return _async(demo(settings))
+
+
+def _doctor(_: argparse.Namespace, settings: Settings) -> int:
+    from bot.doctor import doctor
+
+    return _async(doctor(settings))
+
+
+def _image_build(_: argparse.Namespace, settings: Settings) -> int:
+    from bot.progress import build_image
+
+    return _async(build_image(settings))
+
+
+def _db_upgrade(_: argparse.Namespace, settings: Settings) -> int:
+    from bot.admin import upgrade
+
+    return _async(upgrade(settings))
+
+
+def _sessions_list(args: argparse.Namespace, settings: Settings) -> int:
+    from bot.admin import list_sessions
+
+    return _async(list_sessions(settings, live=args.live))
+
+
+def _sessions_show(args: argparse.Namespace, settings: Settings) -> int:
+    from bot.admin import show_session
+
+    return _async(show_session(settings, args.id))
+
+
+def _sessions_stop(args: argparse.Namespace, settings: Settings) -> int:
+    from bot.admin import stop_session
+
+    return _async(stop_session(settings, args.id))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
