@@ -1,0 +1,86 @@
+"""The host directory of a worklet, which both runtimes and the gateway share.
+
+    <share_dir>/worklets            0700: nobody but Flow comes in from the host's side
+    └── <name>/
+        ├── run/                    the worklet's /run/worklet: sockets, journal, spec.json until the relay read it
+        └── work/                   local runtime only: what is a volume under Docker
+
+Inside the container the agent is user 1000. When Flow is root, `run/` is given to that user; when Flow is
+user 1000 it simply owns it; as any other user (member of the docker group) Flow opens `run/` to everybody,
+and the 0700 directory above keeps everybody else out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from worklets.errors import WorkletStartFailed
+from worklets.runtime import WorkletSpec
+
+AGENT_UID = 1000
+
+
+def worklet_dir(share_dir: Path, name: str) -> Path:
+    """`<share_dir>/worklets/<name>`, absolute. Raises WorkletStartFailed for a name that is none."""
+    if not re.fullmatch(r"[a-z0-9-]{1,40}", name):
+        raise WorkletStartFailed(f"{name!r} cannot name a worklet.", suggestion="Use a-z, 0-9 and dashes, 40 at most.")
+    return share_dir.resolve() / "worklets" / name
+
+
+def prepare(share_dir: Path, name: str, agent: int | None) -> Path:
+    """Makes the worklet's `run` directory for an agent with that user id (None: Flow's own). Returns it."""
+    run = worklet_dir(share_dir, name) / "run"
+    try:
+        run.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        run.parent.parent.chmod(0o700)
+        run.mkdir(parents=True, exist_ok=True)
+        if agent is None or agent == os.geteuid():
+            run.chmod(0o700)
+        elif os.geteuid() == 0:
+            os.chown(run, agent, agent)
+            run.chmod(0o700)
+        else:
+            run.chmod(0o777)
+    except OSError as e:
+        raise _disk(run, e) from e
+    return run
+
+
+def write_spec(run: Path, spec: WorkletSpec, *, agent: int | None, cwd: str, home: str, env: dict[str, str]) -> None:
+    """Leaves `spec.json` for the relay and clears what a predecessor left.
+
+    An earlier agent could write here, so nothing is followed or reused: every name is unlinked first.
+    """
+    content = {"command": list(spec.command), "env": env, "token": spec.token, "cwd": cwd, "home": home}
+    try:
+        for name in ("spec.json", "relay.sock"):
+            with suppress(FileNotFoundError):
+                (run / name).unlink()
+        ours = agent is None or agent == os.geteuid()
+        mode = 0o600 if ours or os.geteuid() == 0 else 0o644
+        handle = os.open(run / "spec.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            os.fchmod(handle, mode)
+            if agent is not None and not ours and os.geteuid() == 0:
+                os.fchown(handle, agent, agent)
+            json.dump(content, file)
+    except OSError as e:
+        raise _disk(run, e) from e
+
+
+def remove(share_dir: Path, name: str) -> None:
+    """Removes the worklet's host directory with all that is in it. Raises PermissionError for files not ours."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(worklet_dir(share_dir, name))
+
+
+def _disk(path: Path, error: OSError) -> WorkletStartFailed:
+    return WorkletStartFailed(
+        f"Flow cannot write {path}: {(error.strerror or str(error)).lower()}.",
+        suggestion="Check the disk and the rights of FLOW_SHARE_DIR, then write again.",
+    )

@@ -1,0 +1,58 @@
+"""Unix sockets in directories of any depth, safely.
+
+`sun_path` holds 108 bytes (unix(7)), and a data directory can lie deeper than that. Linux offers a short
+name for anything that is open: /proc/self/fd/<n>.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_PROC = Path("/proc/self/fd")
+
+
+@contextmanager
+def short_path(directory: Path, name: str) -> Iterator[str]:
+    """A path of a few bytes for the socket `name` in `directory`, to connect to while the context lasts.
+
+    A worklet can write in its directory, so the name is never followed elsewhere: a symbolic link or another
+    kind of file raises OSError (ELOOP, ENOTSOCK), a missing socket FileNotFoundError.
+    """
+    handle = os.open(directory / name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISLNK(mode):
+            raise OSError(errno.ELOOP, "a symbolic link stands where the socket should be", str(directory / name))
+        if not stat.S_ISSOCK(mode):
+            raise OSError(errno.ENOTSOCK, "not a socket", str(directory / name))
+        yield str(_PROC / str(handle))
+    finally:
+        os.close(handle)
+
+
+def listen(directory: Path, name: str, backlog: int = 64) -> socket.socket:
+    """A listening socket `name` in `directory`, in place of whatever a dead process left there.
+
+    Its mode is 0666 because the worklet has another user id; the directory above keeps other users out.
+    """
+    with suppress(FileNotFoundError):
+        (directory / name).unlink()
+    handle = os.open(directory, os.O_DIRECTORY | os.O_CLOEXEC)
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        made.bind(str(_PROC / str(handle) / name))
+        os.chmod(name, 0o666, dir_fd=handle, follow_symlinks=True)
+        made.listen(backlog)
+        made.setblocking(False)
+    except BaseException:
+        made.close()
+        raise
+    finally:
+        os.close(handle)
+    return made
