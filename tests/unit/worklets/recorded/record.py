@@ -1,0 +1,110 @@
+"""Records what the real CLI says to the scripted model: `python tests/unit/worklets/recorded/record.py` (repo root).
+
+Run it after an upgrade of the CLI; the tests of `worklets/wire.py` read the files. Paths of the recording
+machine are replaced by those of a worklet.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+import uuid
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[3]))
+
+import claude_agent_sdk
+
+from simulator.model import ScriptedModel
+from worklets.claude import claude_command, claude_env
+from worklets.wire import interrupt_line, prompt_line
+
+TOOLS = "BASH echo one; echo two\nBASH exit 3\nWRITE a.txt first line\nREAD a.txt\nWRITE a.txt second line\nSAY done"
+CASES: dict[str, list[str]] = {
+    "text": ["SAY Hello there, this is the answer."],
+    "thinking_tools": [f"THINK let me see\nSAY Looking.\n{TOOLS}"],
+    "two_turns": ["SAY first", "RECALL"],
+    "interrupt": ["WORDS 5 20\nHOLD never", "SAY after"],
+    "interrupt_tool": ["BASH sleep 60"],
+    "overloaded_once": ["ERROR 529 1\nSAY better now"],
+    "cut": ["WORDS 30 10\nCUT\nSAY end"],
+    "bad_request": ["ERROR 400"],
+    "refused": ["ERROR 401"],
+}
+
+
+async def record(case: str, prompts: list[str]) -> None:
+    async with ScriptedModel() as model:
+        with tempfile.TemporaryDirectory() as root:
+            lines = await _run(case, prompts, model, Path(root))
+            text = (
+                "\n".join(lines).replace(f"{root}/home", "/work/home").replace(f"{root}/workspace", "/work/workspace")
+            )
+    (HERE / f"{case}.jsonl").write_text(text + "\n", encoding="utf-8")
+    print(f"{case}: {len(lines)} lines")
+
+
+async def _run(case: str, prompts: list[str], model: ScriptedModel, root: Path) -> list[str]:
+    for name in ("home", "workspace"):
+        (root / name).mkdir()
+    bundled = Path(claude_agent_sdk.__file__).parent / "_bundled"
+    env = {"PATH": f"{bundled}:{os.environ['PATH']}", "HOME": str(root / "home"), "ANTHROPIC_BASE_URL": model.url}
+    process = await asyncio.create_subprocess_exec(
+        *claude_command(str(uuid.uuid4()), append_system_prompt="Test."),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        cwd=root / "workspace",
+        env=env | claude_env("token"),
+        limit=1 << 26,
+    )
+    assert process.stdin
+    assert process.stdout
+    said: list[str] = []
+
+    def write(line: dict[str, Any]) -> None:
+        assert process.stdin
+        process.stdin.write(json.dumps(line).encode() + b"\n")
+
+    for prompt in prompts:
+        write(prompt_line(str(uuid.uuid4()), prompt))
+        async for raw in process.stdout:
+            said.append(_trimmed(raw))
+            line = json.loads(raw)
+            if line["type"] == "result":
+                break
+            if _is_moment(case, prompt, line):
+                if case == "interrupt":
+                    await model.held("never")
+                write(interrupt_line("stop"))
+    process.stdin.close()
+    said += [_trimmed(raw) async for raw in process.stdout]
+    await process.wait()
+    return said
+
+
+def _is_moment(case: str, prompt: str, line: dict[str, Any]) -> bool:
+    """Whether now is the time to interrupt."""
+    if case == "interrupt" and "HOLD" in prompt:
+        return line["type"] == "stream_event" and line["event"]["type"] == "content_block_delta"
+    if case == "interrupt_tool":
+        return line["type"] == "assistant"
+    return case == "refused" and line.get("subtype") == "api_retry"
+
+
+def _trimmed(raw: bytes) -> str:
+    line = json.loads(raw)
+    if line.get("subtype") == "init":
+        line = {k: v for k, v in line.items() if isinstance(v, str | bool)}
+    return json.dumps(line, ensure_ascii=False)
+
+
+async def main() -> None:
+    for case, prompts in CASES.items():
+        await record(case, prompts)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

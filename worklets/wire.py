@@ -1,0 +1,259 @@
+"""The CLI's stream-json protocol: one output line → `AgentEvent`s; what Flow says → an input line. Pure.
+
+Held to CLI 2.1.329 by recordings of it (tests/unit/worklets/recorded). Lines and fields that are not known
+here are noise: the CLI adds some with every version.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from worklets import failures
+from worklets.events import (
+    AgentEvent,
+    AgentReady,
+    Asked,
+    AskWithdrawn,
+    PreviewVoided,
+    PromptTaken,
+    Retrying,
+    Text,
+    TextDelta,
+    Thinking,
+    ToolFinished,
+    ToolStarted,
+    TurnEnded,
+    Usage,
+)
+
+_OUTPUT = 4_000  # characters kept of a tool's output
+_SYNTHETIC = "<synthetic>"  # the model's name in a message that the CLI wrote itself
+_INTERRUPTED = ("aborted_streaming", "aborted_tools")
+_STOPPED = "The user doesn't want to proceed"  # how the CLI tells the model of an interrupt: not for people
+_EXIT_CODE = re.compile(r"(?:Error: )?Exit code (\d+)")
+
+Line = dict[str, Any]
+
+
+class Decoder:
+    """Turns the lines of one process, in order, into events. May start anywhere in the middle.
+
+    Streamed text is a preview: it counts only when the `assistant` line of its block arrives. A repeated API
+    call leaves a preview that never gets one.
+    """
+
+    def __init__(self) -> None:
+        self._message: str | None = None  # id of the message being streamed
+        self._preview = False  # preview text was told that is neither committed nor void
+        self._error_kind: str | None = None
+        self._refused = False  # the API refused the credential in this turn
+        self._by_type: dict[str, Callable[[Line], list[AgentEvent]]] = {
+            "stream_event": self._stream_event,
+            "assistant": self._assistant,
+            "user": self._user,
+            "system": self._system,
+            "result": self._result,
+            "command_lifecycle": self._lifecycle,
+            "control_request": self._control_request,
+            "control_cancel_request": self._control_cancel,
+        }
+
+    def feed(self, line: bytes | str) -> list[AgentEvent]:
+        try:
+            message = json.loads(line)
+        except ValueError:
+            return []
+        if not isinstance(message, dict):
+            return []
+        decode = self._by_type.get(message.get("type", ""))
+        return decode(message) if decode else []
+
+    def _stream_event(self, line: Line) -> list[AgentEvent]:
+        event = line.get("event") or {}
+        kind = event.get("type")
+        if line.get("parent_tool_use_id"):
+            return []
+        if kind == "content_block_delta":
+            text = event["delta"].get("text", "") if event["delta"].get("type") == "text_delta" else ""
+            self._preview = self._preview or bool(text)
+            return [TextDelta(text)] if text else []
+        if kind == "message_start":
+            self._message = event["message"].get("id")
+            return self._void()
+        if kind == "content_block_start" and event["content_block"].get("type") == "thinking":
+            return [Thinking()]
+        return []
+
+    def _void(self) -> list[AgentEvent]:
+        had, self._preview = self._preview, False
+        return [PreviewVoided()] if had else []
+
+    def _assistant(self, line: Line) -> list[AgentEvent]:
+        message, parent = line["message"], line.get("parent_tool_use_id")
+        if message.get("model") == _SYNTHETIC:
+            self._error_kind = line.get("error")
+            return []
+        blocks = message.get("content") or []
+        if parent:
+            return [_tool_started(block, parent) for block in blocks if block.get("type") == "tool_use"]
+        events: list[AgentEvent] = []
+        is_other = self._message is not None and message.get("id") != self._message
+        if is_other and not any(block.get("type") == "text" for block in blocks):
+            events += self._void()  # the message that was streamed has been given up
+        for block in blocks:
+            events += self._block(block)
+        return events
+
+    def _block(self, block: Line) -> list[AgentEvent]:
+        match block.get("type"):
+            case "text":
+                self._preview = False
+                return [Text(block["text"])]
+            case "thinking" if block.get("thinking"):
+                return [Thinking(block["thinking"])]
+            case "tool_use":
+                return [_tool_started(block, None)]
+        return []
+
+    def _user(self, line: Line) -> list[AgentEvent]:
+        content = line["message"].get("content")
+        blocks = content if isinstance(content, list) else []
+        return [_tool_finished(block, line) for block in blocks if block.get("type") == "tool_result"]
+
+    def _system(self, line: Line) -> list[AgentEvent]:
+        if line.get("subtype") == "init":
+            return [AgentReady(line["session_id"], line.get("model", ""), line.get("claude_code_version", ""))]
+        if line.get("subtype") != "api_retry":
+            return []
+        status = line.get("error_status")
+        self._refused = self._refused or status == 401
+        delay = (line.get("retry_delay_ms") or 0) / 1000
+        error = str(line.get("error") or "")
+        return [Retrying(line.get("attempt") or 0, line.get("max_retries") or 0, delay, status, error)]
+
+    def _result(self, line: Line) -> list[AgentEvent]:
+        kind, refused = self._error_kind, self._refused
+        self._error_kind, self._refused = None, False
+        ended = TurnEnded(
+            outcome="done",
+            prompt_ids=tuple(line.get("user_message_uuids") or ()),
+            usage=_usage(line),
+            duration=(line.get("duration_ms") or 0) / 1000,
+        )
+        if line.get("is_error"):
+            interrupted = line.get("terminal_reason") in _INTERRUPTED
+            if interrupted and not refused:
+                ended = _ended(ended, "interrupted", None)
+            else:
+                ended = _ended(ended, "failed", failures.AUTHENTICATION if refused else failures.describe(line, kind))
+        return [*self._void(), ended]
+
+    def _lifecycle(self, line: Line) -> list[AgentEvent]:
+        return [PromptTaken(line["command_uuid"], line["state"])]
+
+    def _control_request(self, line: Line) -> list[AgentEvent]:
+        request = line.get("request") or {}
+        if request.get("subtype") != "can_use_tool":
+            return []
+        tool, arguments = request.get("tool_name", ""), request.get("input") or {}
+        return [Asked(line["request_id"], tool, arguments, request.get("tool_use_id", ""))]
+
+    def _control_cancel(self, line: Line) -> list[AgentEvent]:
+        return [AskWithdrawn(line["request_id"])]
+
+
+def _tool_started(block: Line, parent: str | None) -> ToolStarted:
+    return ToolStarted(block["id"], block.get("name", ""), block.get("input") or {}, parent)
+
+
+def _tool_finished(block: Line, line: Line) -> ToolFinished:
+    output = _plain(block.get("content"))
+    ok = not block.get("is_error")
+    if not ok and output.startswith(_STOPPED):
+        return ToolFinished(block["tool_use_id"], ok, "", {"interrupted": True}, line.get("parent_tool_use_id"))
+    details = _details(line.get("tool_use_result"), output, ok)
+    return ToolFinished(block["tool_use_id"], ok, output[-_OUTPUT:], details, line.get("parent_tool_use_id"))
+
+
+def _plain(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    parts = [block.get("text", f"[{block.get('type')}]") for block in content or []]
+    return "\n".join(parts)
+
+
+def _details(result: Any, output: str, ok: bool) -> dict[str, Any]:
+    """Exit code of a shell command; lines that an edit added and removed."""
+    if not isinstance(result, dict):
+        failed = None if ok else _EXIT_CODE.match(output)
+        return {"exit_code": int(failed[1])} if failed else {}
+    if "stdout" in result and "interrupted" in result:
+        if result["interrupted"] or result.get("backgroundTaskId"):
+            return {}
+        return {"exit_code": 0} if ok else {}
+    if "structuredPatch" not in result:
+        return {}
+    lines = [line for hunk in result["structuredPatch"] for line in hunk.get("lines", ())]
+    if result.get("type") == "create" and not lines:
+        return {"added": len(str(result.get("content", "")).splitlines()), "removed": 0}
+    added, removed = (sum(line.startswith(sign) for line in lines) for sign in "+-")
+    return {"added": added, "removed": removed}
+
+
+def _usage(result: Line) -> Usage:
+    """Exact since the previous result, sub-agents included; the CLI's `usage` is zero after an interrupt."""
+    models = list((result.get("model_usage_since_last_result") or {}).values())
+    costs = [model.get("costUSD") for model in models]
+
+    def total(name: str) -> int:
+        return sum(model.get(name) or 0 for model in models)
+
+    return Usage(
+        input_tokens=total("inputTokens"),
+        output_tokens=total("outputTokens"),
+        cache_read_tokens=total("cacheReadInputTokens"),
+        cache_write_tokens=total("cacheCreationInputTokens"),
+        cost=None if not costs or None in costs else sum(c for c in costs if c is not None),
+    )
+
+
+def _ended(ended: TurnEnded, outcome: Any, error: str | None) -> TurnEnded:
+    return TurnEnded(outcome, ended.prompt_ids, ended.usage, ended.duration, error)
+
+
+def prompt_line(prompt_id: str, text: str) -> Line:
+    """A person's words, as they wrote them: no slash commands, and no `@file` that would read a file unasked.
+
+    The CLI runs a `prompt_id` (a uuid) once, however often it comes.
+    """
+    return {
+        "type": "user",
+        "uuid": prompt_id,
+        "parent_tool_use_id": None,
+        "client_composed": True,
+        "message": {"role": "user", "content": text},
+    }
+
+
+def interrupt_line(request_id: str, *, cancel_queued: bool = True) -> Line:
+    """Ends the running turn; the session goes on."""
+    request = {"subtype": "interrupt", "cancel_queued": cancel_queued}
+    return {"type": "control_request", "request_id": request_id, "request": request}
+
+
+def deny_line(request_id: str, reason: str) -> Line:
+    """Answers `can_use_tool` with no; Claude is told why and goes on."""
+    return _answer(request_id, {"behavior": "deny", "message": reason})
+
+
+def allow_line(request_id: str, tool_input: dict[str, Any]) -> Line:
+    """Answers `can_use_tool` with yes."""
+    return _answer(request_id, {"behavior": "allow", "updatedInput": tool_input})
+
+
+def _answer(request_id: str, response: Line) -> Line:
+    answer = {"subtype": "success", "request_id": request_id, "response": response}
+    return {"type": "control_response", "response": answer}
