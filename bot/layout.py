@@ -1,0 +1,181 @@
+"""How the content of a turn falls into messages. Pure.
+
+Content only grows at the end, so a page that is full keeps its cut for ever. Text that is still a preview may be taken
+back as a whole (`mark`, `rollback`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from bot.markdown import Cut, Fence, cut, measure
+from bot.toollines import ToolLine
+
+# Slack: 12,000 characters over all markdown blocks of a message, about 13,200 over all blocks, 50 blocks where each
+# heading and rule inside Markdown counts as one. What is left free holds the status or the footer.
+MARKDOWN_ROOM = 11_200
+TOTAL_ROOM = 11_700
+ITEM_ROOM = 40
+TOOLS_ROOM = 1_900  # of one context element
+_LEAST = 800  # less room than this is not worth starting a text in
+
+
+@dataclass(slots=True)
+class TextPiece:
+    """A stretch of Markdown. `fence` was open before it, `ends_in` is after it: it is closed and reopened there."""
+
+    raw: str
+    fence: Fence | None = None
+    ends_in: Fence | None = None
+
+
+@dataclass(slots=True)
+class ToolsPiece:
+    """Tool lines that share a block."""
+
+    lines: list[ToolLine] = field(default_factory=list)
+    room: int = 0
+
+
+@dataclass(slots=True)
+class Page:
+    """The content of one message. `stale` is set by every change and cleared by whoever renders it."""
+
+    pieces: list[TextPiece | ToolsPiece] = field(default_factory=list)
+    markdown: int = 0
+    total: int = 0
+    items: int = 0
+    stale: bool = True
+
+    def lines(self) -> Iterator[ToolLine]:
+        for piece in self.pieces:
+            if isinstance(piece, ToolsPiece):
+                yield from piece.lines
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    pages: int
+    pieces: int
+    markdown: int
+    total: int
+    items: int
+
+
+class Layout:
+    """Pages of content, filled from the front. At most one text is open; `settle` lays out what was added to it."""
+
+    def __init__(self) -> None:
+        self.pages: list[Page] = []
+        self._open: TextPiece | None = None
+        self._fresh: list[str] = []  # text that is not laid out yet
+        self._before: tuple[int, int, int] = (0, 0, 0)  # markdown, total, items of the last page without the open piece
+
+    # ---- text ----
+
+    def begin_text(self) -> Mark:
+        """Opens a text; the mark takes the layout back to here."""
+        last = self.pages[-1] if self.pages else Page()
+        mark = Mark(len(self.pages), len(last.pieces), last.markdown, last.total, last.items)
+        page = self._page_for(_LEAST, _LEAST, 1)
+        self._place(page, None)
+        return mark
+
+    def extend_text(self, text: str) -> None:
+        """More of the open text: only kept, until somebody looks."""
+        self._fresh.append(text)
+
+    def end_text(self) -> None:
+        self.settle()
+        if self._open is not None and not self._open.raw.strip():
+            self._drop_open()
+        self._open = None
+
+    def rollback(self, mark: Mark) -> None:
+        """Forgets the open text and everything laid out since the mark."""
+        del self.pages[mark.pages :]
+        if self.pages:
+            page = self.pages[-1]
+            del page.pieces[mark.pieces :]
+            page.markdown, page.total, page.items = mark.markdown, mark.total, mark.items
+            page.stale = True
+        self._open, self._fresh = None, []
+
+    def settle(self) -> None:
+        """Lays out what was added to the open text. Work is proportional to that and to one page."""
+        if self._open is None or not self._fresh:
+            return
+        self._open.raw += "".join(self._fresh)
+        self._fresh = []
+        while True:
+            page, piece = self.pages[-1], self._open
+            markdown, total, items = self._before
+            page.stale = True
+            limit = min(MARKDOWN_ROOM - markdown, TOTAL_ROOM - total)
+            split = cut(piece.raw, limit, ITEM_ROOM - items - 1, piece.fence)
+            if split is None:
+                self._count(page, measure(piece.raw, piece.fence).size, measure(piece.raw, piece.fence).items)
+                return
+            self._break(page, piece, split)
+
+    def _break(self, page: Page, piece: TextPiece, split: Cut) -> None:
+        rest, fence = piece.raw[split.end :], split.measure.fence
+        piece.raw, piece.ends_in = piece.raw[: split.end], fence
+        self._count(page, split.measure.size, split.measure.items)
+        self._place(self._new_page(), fence)
+        assert self._open is not None
+        self._open.raw = rest
+
+    def _place(self, page: Page, fence: Fence | None) -> None:
+        self._before = (page.markdown, page.total, page.items)
+        self._open = TextPiece("", fence)
+        page.pieces.append(self._open)
+        page.items += 1
+        page.stale = True
+
+    def _drop_open(self) -> None:
+        page = self.pages[-1]
+        page.pieces.pop()
+        page.markdown, page.total, page.items = self._before
+        page.stale = True
+        if not page.pieces:
+            self.pages.pop()
+
+    def _count(self, page: Page, size: int, items: int) -> None:
+        markdown, total, before = self._before
+        page.markdown, page.total, page.items = markdown + size, total + size, before + items + 1
+
+    # ---- tools ----
+
+    def add_tool(self, line: ToolLine) -> None:
+        """A line after everything else; no text may be open."""
+        piece = self.pages[-1].pieces[-1] if self.pages and self.pages[-1].pieces else None
+        room = line.room + 1
+        if not (isinstance(piece, ToolsPiece) and piece.room + room <= TOOLS_ROOM and self._fits(self.pages[-1], room)):
+            page = self._page_for(0, room, 1)
+            piece = ToolsPiece()
+            page.pieces.append(piece)
+            page.items += 1
+        piece.lines.append(line)
+        piece.room += room
+        self.pages[-1].total += room
+        self.pages[-1].stale = True
+
+    # ---- pages ----
+
+    def _fits(self, page: Page, total: int, markdown: int = 0, items: int = 0) -> bool:
+        return (
+            page.total + total <= TOTAL_ROOM
+            and page.markdown + markdown <= MARKDOWN_ROOM
+            and page.items + items <= ITEM_ROOM
+        )
+
+    def _page_for(self, markdown: int, total: int, items: int) -> Page:
+        if self.pages and self._fits(self.pages[-1], total, markdown, items):
+            return self.pages[-1]
+        return self._new_page()
+
+    def _new_page(self) -> Page:
+        self.pages.append(Page())
+        return self.pages[-1]

@@ -1,0 +1,105 @@
+"""A message as Flow wants it to be: blocks, fallback text, and simpler forms for when Slack refuses them. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from bot.markdown import clip, escape, size
+
+Block = dict[str, Any]
+
+FALLBACK_LIMIT = 3_000  # chat.update refuses a `text` above 4,000
+PLAIN_LIMIT = 3_900
+ROOT = -1  # index of the message that opens a thread
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Message number `index` of a turn. `final`: no further event changes it. `text` is shown in notifications.
+
+    `words`: it says something of the answer, not just that it is being worked on.
+    """
+
+    index: int
+    blocks: tuple[Block, ...]
+    text: str
+    final: bool
+    words: bool = True
+
+    @property
+    def digest(self) -> str:
+        """Equal for equal looks."""
+        body = json.dumps([self.blocks, self.text], sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(body.encode("utf-8", "replace")).hexdigest()[:32]
+
+
+def mrkdwn(text: str) -> Block:
+    """`verbatim`: Slack must not turn `settings.py` into a link."""
+    return {"type": "mrkdwn", "text": text, "verbatim": True}
+
+
+def context(text: str) -> Block:
+    return {"type": "context", "elements": [mrkdwn(text)]}
+
+
+def section(text: str) -> Block:
+    return {"type": "section", "text": mrkdwn(text)}
+
+
+def sectioned(part: Part) -> Part:
+    """The same words in sections of plain text, which Slack has no way to misread."""
+    blocks: list[Block] = []
+    for piece in _pieces("\n\n".join(_texts(part.blocks)), 2_900):
+        blocks.append({"type": "section", "text": {"type": "plain_text", "text": piece, "emoji": False}})
+    return Part(part.index, tuple(blocks[:45]), part.text, part.final, part.words)
+
+
+def plain(part: Part) -> Part:
+    """The same words as `text` alone. May exceed PLAIN_LIMIT, which only `chat.postMessage` takes."""
+    return Part(part.index, (), escape("\n\n".join(_texts(part.blocks))) or part.text, part.final, part.words)
+
+
+def shortened(part: Part) -> Part:
+    """A text that `chat.update` takes."""
+    if size(part.text) <= PLAIN_LIMIT:
+        return part
+    return Part(part.index, part.blocks, _clip_escaped(part.text, PLAIN_LIMIT), part.final, part.words)
+
+
+def fallback(blocks: list[Block]) -> str:
+    return clip("\n".join(_texts(tuple(blocks))), FALLBACK_LIMIT)
+
+
+def _texts(blocks: tuple[Block, ...]) -> list[str]:
+    """What the blocks say, as plain text."""
+    found = []
+    for block in blocks:
+        if block["type"] == "markdown":
+            found.append(str(block["text"]).replace("&lt;", "<"))
+        elif block["type"] == "context":
+            found += [_unescape(element["text"]) for element in block["elements"]]
+        elif block["type"] == "section":
+            found.append(_unescape(block["text"]["text"]))
+    return found
+
+
+def _unescape(text: str) -> str:
+    return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+
+
+def _clip_escaped(text: str, limit: int) -> str:
+    return clip(_unescape(text), limit)
+
+
+def _pieces(text: str, limit: int) -> list[str]:
+    pieces, rest = [], text
+    while rest:
+        end = len(rest) if len(rest) <= limit else rest.rfind("\n", limit // 2, limit) + 1 or limit
+        while size(rest[:end]) > limit and end > 1:
+            end = end * 9 // 10
+        pieces.append(rest[:end])
+        rest = rest[end:]
+    return [piece for piece in pieces if piece.strip()]

@@ -1,0 +1,299 @@
+"""The answer to one turn as messages: a fold of what observers are told. Pure.
+
+`TurnView.apply` is cheap, it keeps what came; `TurnView.parts` says what each message should show now, and renders
+only what changed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from bot.layout import Layout, Mark, Page, TextPiece, ToolsPiece
+from bot.markdown import clean, clip, escape, neutralise
+from bot.parts import ROOT, Block, Part, context, fallback, section
+from bot.toollines import ToolLine, tool_line
+from sessions.events import LifeEvent, Preparing, Queued, Settled, Started, WaitingForPlace
+from sessions.types import Done, Failed, Interrupted, Session, Turn
+from worklets.events import (
+    AgentEvent,
+    Asked,
+    PreviewVoided,
+    Retrying,
+    Text,
+    TextDelta,
+    Thinking,
+    ToolFinished,
+    ToolStarted,
+    TurnEnded,
+    Usage,
+)
+
+_PREPARING = {
+    "cloning": "Cloning the repository…",
+    "starting": "Starting a container…",
+    "waking": "Waking up where we left off…",
+    "resuming": "Picking the work up again…",
+}
+_NOTE_ROOM = 600
+_QUOTE_ROOM = 2_600
+
+
+class TurnView:
+    """What is known of one turn, and how it looks."""
+
+    def __init__(self) -> None:
+        self._layout = Layout()
+        self._status = "Starting…"
+        self._tools: dict[str, ToolLine] = {}
+        self._preview: list[str] = []
+        self._mark: Mark | None = None  # where the open preview began
+        self._late: list[ToolLine] = []  # tools that started while a preview was open
+        self._usage: Usage | None = None
+        self._settled: Settled | None = None
+        self._rendered: list[Part] = []
+        self._looks: list[tuple[tuple[str, ...], bool]] = []  # of each rendered part: what is below it, if it is final
+
+    @property
+    def settled(self) -> bool:
+        return self._settled is not None
+
+    def apply(self, event: LifeEvent | AgentEvent) -> bool:
+        """Takes an event in; False when it changes nothing that anybody sees."""
+        handler = self._HANDLERS.get(type(event))
+        if handler is None or self._settled is not None:
+            return False
+        handler(self, event)
+        return True
+
+    # ---- fold ----
+
+    def _queued(self, event: Queued) -> None:
+        if event.ahead > 1:
+            self._status = f"Waiting: I will start when the {event.ahead} messages before this one are answered."
+        elif event.ahead == 1:
+            self._status = "Waiting: I will start when the current answer is done."
+
+    def _waiting(self, event: WaitingForPlace) -> None:
+        places = "the only place is" if event.limit == 1 else f"all {event.limit} places are"
+        self._status = f"Waiting for a place: {places} taken by working sessions. I will start when one is free."
+
+    def _preparing(self, event: Preparing) -> None:
+        self._status = _PREPARING.get(event.step, "Preparing…")
+
+    def _started(self, _: Started) -> None:
+        self._status = "Thinking…"
+
+    def _thinking(self, _: Thinking) -> None:
+        self._status = "Thinking…"
+
+    def _delta(self, event: TextDelta) -> None:
+        self._status = "Writing…"
+        if self._mark is None:
+            self._mark = self._layout.begin_text()
+        text = clean(event.text)
+        self._preview.append(text)
+        self._layout.extend_text(text)
+
+    def _voided(self, _: PreviewVoided) -> None:
+        if self._mark is not None:
+            self._layout.rollback(self._mark)
+        self._close_preview()
+
+    def _text(self, event: Text) -> None:
+        text = clean(event.text)
+        if self._mark is not None and "".join(self._preview) == text:
+            self._layout.end_text()
+        else:
+            if self._mark is not None:
+                self._layout.rollback(self._mark)
+            self._layout.begin_text()
+            self._layout.extend_text(text)
+            self._layout.end_text()
+        self._close_preview()
+        self._status = "Thinking…"
+
+    def _close_preview(self) -> None:
+        self._mark, self._preview = None, []
+        for line in self._late:
+            self._layout.add_tool(line)
+        self._late = []
+
+    def _tool_started(self, event: ToolStarted) -> None:
+        if event.tool_id in self._tools:
+            return
+        line = self._tools[event.tool_id] = tool_line(event)
+        self._status = "Working…"
+        if self._mark is not None:
+            self._late.append(line)
+        else:
+            self._layout.add_tool(line)
+
+    def _tool_finished(self, event: ToolFinished) -> None:
+        line = self._tools.get(event.tool_id)
+        if line is None or not line.running:
+            return
+        line.finish(event)
+        self._touch(line)
+        if event.parent is None:
+            self._status = "Thinking…"
+
+    def _touch(self, line: ToolLine) -> None:
+        # Tools end soon after they start: the page is one of the last.
+        for page in reversed(self._layout.pages):
+            if any(line is other for other in page.lines()):
+                page.stale = True
+                return
+
+    def _retrying(self, event: Retrying) -> None:
+        why = f"answers with status {event.status}" if event.status else "does not answer"
+        self._status = f"Claude's API {why}; trying again ({event.attempt} of {event.max_attempts})…"
+
+    def _asked(self, event: Asked) -> None:
+        self._status = f"Claude asks whether it may use {clip(clean(event.tool), 60)}."
+
+    def _turn_ended(self, event: TurnEnded) -> None:
+        self._usage = event.usage
+
+    def _settle(self, event: Settled) -> None:
+        if self._mark is not None:  # stopped in the middle of a sentence: what was written stays
+            self._layout.end_text()
+            self._close_preview()
+        for line in self._tools.values():
+            if line.running:
+                line.abandon()
+                self._touch(line)
+        self._settled = event
+
+    _HANDLERS: ClassVar[dict[type, Callable[[Any, Any], None]]] = {
+        Queued: _queued,
+        WaitingForPlace: _waiting,
+        Preparing: _preparing,
+        Started: _started,
+        Thinking: _thinking,
+        TextDelta: _delta,
+        PreviewVoided: _voided,
+        Text: _text,
+        ToolStarted: _tool_started,
+        ToolFinished: _tool_finished,
+        Retrying: _retrying,
+        Asked: _asked,
+        TurnEnded: _turn_ended,
+        Settled: _settle,
+    }
+
+    # ---- look ----
+
+    def parts(self) -> list[Part]:
+        """All messages of the turn, at least one. Parts that did not change are the same objects as before."""
+        self._layout.settle()
+        pages = self._layout.pages or [Page()]
+        last = len(pages) - 1
+        closing = self._closing_lines()
+        for index, page in enumerate(pages):
+            below = closing if index == last else ()
+            look = (below, self._is_final(index, last, page))
+            if page.stale or index >= len(self._looks) or self._looks[index] != look:
+                page.stale = False
+                self._looks[index : index + 1] = [look]
+                self._rendered[index : index + 1] = [_render(index, page, *look)]
+        del self._rendered[len(pages) :], self._looks[len(pages) :]
+        return list(self._rendered)
+
+    def _is_final(self, index: int, last: int, page: Page) -> bool:
+        if self.settled:
+            return True
+        committed = last if self._mark is None else min(last, self._mark.pages - 1)
+        return index < committed and not any(line.running for line in page.lines())
+
+    def _closing_lines(self) -> tuple[str, ...]:
+        """What stands below the content: the status while it lasts, then how it ended and what it took."""
+        if self._settled is None:
+            return (f"⏳ {self._status}",)
+        lines = []
+        match self._settled.outcome:
+            case Failed(reason):
+                lines.append(f"⚠️ {clip(clean(reason), _NOTE_ROOM)}")
+            case Interrupted(by):
+                lines.append(f"■ Stopped by {person(by)}." if by else "■ Stopped.")
+            case Done():
+                if not self._layout.pages:
+                    lines.append("Claude finished without a word.")
+        footer = _footer(self._settled.seconds, self._usage)
+        return (*lines, footer) if footer else tuple(lines)
+
+
+def _render(index: int, page: Page, closing: tuple[str, ...], final: bool) -> Part:
+    blocks: list[Block] = []
+    for piece in page.pieces:
+        if isinstance(piece, ToolsPiece):
+            blocks.append(context("\n".join(line.text() for line in piece.lines)))
+        elif text := _markdown(piece):
+            blocks.append({"type": "markdown", "text": text})
+    words = bool(blocks)
+    text = fallback(blocks or [context(line) for line in closing])
+    blocks += [context(line) for line in closing]
+    if not blocks:  # a page of white space only
+        blocks = [context("…")]
+    return Part(index, tuple(blocks), text or "…", final, words)
+
+
+def _markdown(piece: TextPiece) -> str:
+    body = neutralise(piece.raw, piece.fence)
+    body = body.rstrip() if piece.ends_in is None else body.removesuffix("\n")
+    body = body.lstrip("\n") if piece.fence is None else f"{piece.fence.opener.replace('<', '')}\n{body}"
+    if piece.ends_in is not None:
+        body += f"\n{piece.ends_in.closer}"
+    return body if body.strip() else ""
+
+
+def person(user_id: str) -> str:
+    """A mention, if it is an id; what somebody else made up stays text."""
+    return f"<@{user_id}>" if re.fullmatch(r"[UW][A-Z0-9]+", user_id) else escape(user_id)
+
+
+def root_part(session: Session, turn: Turn) -> Part:
+    """The message that opens the thread of a slash command: who asked, and what."""
+    quoted = "\n".join(f">{line}" for line in _first_lines(clip(clean(turn.text), _QUOTE_ROOM), 60))
+    blocks = [section(f"{person(turn.user_id)} asked:\n{quoted}")]
+    if session.repository:
+        branch = f", branch `{_in_code(session.branch)}`" if session.branch else ""
+        blocks.append(context(f"Repository `{_in_code(session.repository)}`{branch}"))
+    return Part(ROOT, tuple(blocks), f"{person(turn.user_id)} asked: {clip(clean(turn.text), 1_000)}", True)
+
+
+def _first_lines(text: str, limit: int) -> list[str]:
+    lines = text.splitlines()
+    return lines if len(lines) <= limit else [*lines[:limit], "…"]
+
+
+def _in_code(text: str) -> str:
+    return clip(clean(text).replace("`", "'"), 300)
+
+
+def _footer(seconds: float | None, usage: Usage | None) -> str:
+    facts = [] if seconds is None else [_duration(seconds)]
+    if usage is not None:
+        read = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens
+        if read or usage.output_tokens:
+            facts.append(f"{_count(read)} tokens in, {_count(usage.output_tokens)} out")
+        if usage.cost is not None:
+            facts.append(f"${usage.cost:.2f}" if usage.cost >= 0.005 or usage.cost == 0 else "under $0.01")
+    return " · ".join(facts)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _count(tokens: int) -> str:
+    if tokens < 10_000:
+        return f"{tokens:,}"
+    return f"{tokens / 1000:.0f}k" if tokens < 1_000_000 else f"{tokens / 1_000_000:.1f}M"
