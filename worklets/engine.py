@@ -8,6 +8,7 @@ pool is never used: name lookups live there. docker-py is imported at the first 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -45,7 +46,9 @@ class Engine:
                 client = await self._connected()
                 return await self._run(pool, lambda: work(client))
         except TimeoutError as e:
-            raise RuntimeUnavailable(f"The Docker engine did not answer within {timeout or self._timeout:.0f} s.") from e
+            raise RuntimeUnavailable(
+                f"The Docker engine did not answer within {timeout or self._timeout:.0f} s."
+            ) from e
         except Exception as e:
             if (unavailable := _unavailable(e, self.host)) is None:
                 raise
@@ -82,7 +85,11 @@ def _connect(host: str, timeout: float) -> DockerClient:
 
     def client(version: str) -> DockerClient:
         made = docker.DockerClient(
-            base_url=host, version=version, timeout=timeout, max_pool_size=sum(_SIZES.values()), use_ssh_client=False
+            base_url=host,
+            version=version,
+            timeout=math.ceil(timeout),
+            max_pool_size=sum(_SIZES.values()),
+            use_ssh_client=False,
         )
         made.api.trust_env = False  # else HTTP_PROXY and REQUESTS_CA_BUNDLE come between us and the engine
         return made

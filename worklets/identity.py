@@ -27,7 +27,7 @@ class Identity:
 
     @classmethod
     def load(cls, share_dir: Path) -> Identity:
-        """The identity of this data directory, made at the first call. Raises WorkletError when the file is no identity."""
+        """The identity of this data directory, made at the first call. Raises WorkletError for a damaged file."""
         path = share_dir / "instance.json"
         share_dir.mkdir(parents=True, exist_ok=True)
         if not path.exists():

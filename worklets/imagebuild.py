@@ -27,7 +27,11 @@ _BUILD_SECONDS = 3600.0
 
 
 async def build(
-    image: str, progress: Callable[[str], None] = lambda _: None, *, base: str | None = None, docker_host: str | None = None
+    image: str,
+    progress: Callable[[str], None] = lambda _: None,
+    *,
+    base: str | None = None,
+    docker_host: str | None = None,
 ) -> None:
     """Builds `image` (a tag), handing each line of the build to `progress` on the event loop.
 
@@ -36,11 +40,15 @@ async def build(
     from docker.errors import APIError
 
     loop = asyncio.get_running_loop()
+
+    def tell(line: str) -> None:
+        loop.call_soon_threadsafe(progress, line)
+
     engine = Engine(docker_host, timeout=600.0)
     try:
         await engine.call(
             "build",
-            lambda client: _build(client, image, base, lambda line: loop.call_soon_threadsafe(progress, line)),
+            lambda client: _build(client, image, base, tell),
             timeout=_BUILD_SECONDS,
         )
     except APIError as e:
@@ -74,7 +82,7 @@ def _labels(client: DockerClient, image: str) -> dict[str, str] | None:
     from docker.errors import ImageNotFound
 
     try:
-        return client.api.inspect_image(image)["Config"].get("Labels") or {}
+        return dict(client.images.get(image).labels)
     except ImageNotFound:
         return None
 
@@ -110,7 +118,9 @@ def _failed(image: str, reason: str) -> ImageMissing:
             f"The base image of {image} is missing and cannot be pulled: {reason}",
             suggestion="Run `make provision`, which makes it from Debian packages, then `flow image build` again.",
         )
-    return ImageMissing(f"The image {image} could not be built: {reason}", suggestion="Mend that, then `flow image build`.")
+    return ImageMissing(
+        f"The image {image} could not be built: {reason}", suggestion="Mend that, then `flow image build`."
+    )
 
 
 def _arguments(base: str | None) -> dict[str, str]:

@@ -11,6 +11,7 @@ outlives the container.
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,7 +67,7 @@ class Runtime(Protocol):
     async def put(self, name: str, source: Path) -> None:
         """Copies the directory's content into the volume's /work/workspace, owned by the agent's user. Before start."""
 
-    async def volumes(self) -> list[str]:
+    async def volumes(self) -> builtins.list[str]:
         """Names of the worklets that have a volume."""
 
     async def remove_volume(self, name: str) -> None:

@@ -47,7 +47,8 @@ def listen(directory: Path, name: str, backlog: int = 64) -> socket.socket:
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         made.bind(str(_PROC / str(handle) / name))
-        os.chmod(name, 0o666, dir_fd=handle, follow_symlinks=True)
+        with short_path(directory, name) as path:
+            Path(path).chmod(0o666)
         made.listen(backlog)
         made.setblocking(False)
     except BaseException:

@@ -1,0 +1,315 @@
+"""Worklets as containers on a Docker engine of this machine.
+
+A container is sealed: no network, a read-only root, no capabilities, user 1000; what it reaches are the
+sockets in its run directory (see worklets/rundir.py). That directory is bind-mounted, so the engine must see
+`share_dir` under the same path as Flow does.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import hashlib
+import json
+import math
+import os
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from worklets import rundir
+from worklets.engine import Engine, explanation
+from worklets.errors import ImageMissing, WorkletError, WorkletStartFailed
+from worklets.identity import Identity
+from worklets.rundir import AGENT_UID
+from worklets.runtime import Worklet, WorkletSpec
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+RELAY_COMMAND = ("/usr/bin/python3", "-I", "/opt/relay/relay.py", "/run/worklet")
+_HELPER = ".put"  # no worklet's name holds a dot
+_MEBIBYTE = 1024 * 1024
+
+
+class DockerRuntime:
+    """See `worklets.runtime.Runtime`. `memory` in bytes, `cpus` in processors, `host` as in DOCKER_HOST."""
+
+    kind = "docker"
+    isolated = True
+
+    def __init__(
+        self,
+        *,
+        share_dir: Path,
+        identity: Identity,
+        image: str,
+        memory: int,
+        cpus: float,
+        pids: int = 512,
+        host: str | None = None,
+        command: tuple[str, ...] = RELAY_COMMAND,
+    ) -> None:
+        self._share_dir = share_dir.resolve()
+        self._identity = identity
+        self._image = image
+        self._memory, self._cpus, self._pids = memory, cpus, pids
+        self._command = command
+        self._engine = Engine(host)
+
+    async def check(self) -> None:
+        await self._engine.call("query", self._require_image, timeout=15)
+
+    async def start(self, spec: WorkletSpec) -> Worklet:
+        run_dir = await self._engine.run(lambda: rundir.prepare(self._share_dir, spec.name, AGENT_UID))
+
+        def start(client: DockerClient) -> str:
+            self._discard_stopped(client, spec.name)
+            self._write_spec(run_dir, spec)
+            return self._create_and_start(client, spec.name, run_dir)
+
+        return Worklet(spec.name, await self._engine.call("start", start, timeout=120), run_dir, running=True)
+
+    async def find(self, name: str) -> Worklet | None:
+        from docker.errors import NotFound
+
+        def find(client: DockerClient) -> Worklet | None:
+            with contextlib.suppress(NotFound):
+                found = client.api.inspect_container(self._full(name))
+                return self._worklet(name, found["Id"], found["State"]["Running"])
+            return None
+
+        return await self._engine.call("query", find)
+
+    async def list(self) -> list[Worklet]:
+        def list_all(client: DockerClient) -> list[Worklet]:
+            # Not `containers.list()`: that asks once more for every container.
+            rows = client.api.containers(all=True, filters={"label": f"flow.instance={self._identity.instance}"})
+            named = ((row["Names"][0].lstrip("/").removeprefix(self._full("")), row) for row in rows if row["Names"])
+            return [self._worklet(name, row["Id"], row["State"] == "running") for name, row in named if "." not in name]
+
+        return await self._engine.call("query", list_all)
+
+    async def remove(self, name: str, grace: float = 5.0) -> None:
+        from docker.errors import NotFound
+
+        def stop(client: DockerClient) -> None:
+            with contextlib.suppress(NotFound):
+                client.api.stop(self._full(name), timeout=math.ceil(grace))
+
+        await self._engine.call("stop", stop, timeout=grace + 60)
+        await self._engine.call("remove", lambda client: _remove_container(client, self._full(name)), timeout=120)
+
+    async def put(self, name: str, source: Path) -> None:
+        await self._engine.call("start", lambda client: self._put(client, name, source), timeout=600)
+
+    async def volumes(self) -> builtins.list[str]:
+        def volumes(client: DockerClient) -> builtins.list[str]:
+            answer = client.api.volumes(filters={"label": f"flow.instance={self._identity.instance}"})
+            return sorted(v["Name"].removeprefix(self._full("")) for v in answer["Volumes"] or [])
+
+        return await self._engine.call("query", volumes)
+
+    async def remove_volume(self, name: str) -> None:
+        from docker.errors import NotFound
+
+        def remove(client: DockerClient) -> None:
+            try:
+                rundir.remove(self._share_dir, name)
+            except PermissionError:
+                self._empty_as_agent(client, name)
+                rundir.remove(self._share_dir, name)
+            with contextlib.suppress(NotFound):
+                client.api.remove_volume(self._full(name))
+
+        await self._engine.call("remove", remove, timeout=120)
+
+    async def logs(self, name: str, lines: int = 100) -> str:
+        from docker.errors import NotFound
+
+        def logs(client: DockerClient) -> str:
+            with contextlib.suppress(NotFound):
+                return str(client.api.logs(self._full(name), tail=lines).decode(errors="replace"))
+            return ""
+
+        return await self._engine.call("query", logs)
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+    # In the engine's threads
+
+    def _full(self, name: str) -> str:
+        return f"flow-{self._identity.instance}-{name}"
+
+    def _worklet(self, name: str, container: str, running: bool) -> Worklet:
+        return Worklet(name, container, rundir.worklet_dir(self._share_dir, name) / "run", running)
+
+    def _require_image(self, client: DockerClient) -> None:
+        from docker.errors import ImageNotFound
+
+        try:
+            client.images.get(self._image)
+        except ImageNotFound as e:
+            raise ImageMissing(f"The worklet image {self._image} is missing.") from e
+
+    def _discard_stopped(self, client: DockerClient, name: str) -> None:
+        from docker.errors import NotFound
+
+        with contextlib.suppress(NotFound):
+            if client.api.inspect_container(self._full(name))["State"]["Running"]:
+                raise WorkletStartFailed(f"The worklet {name} is running already.", suggestion="Stop it first.")
+            _remove_container(client, self._full(name))
+
+    def _write_spec(self, run_dir: Path, spec: WorkletSpec) -> None:
+        rundir.write_spec(
+            run_dir, spec, agent=AGENT_UID, cwd="/work/workspace", home="/work/home", env=dict(spec.env)
+        )  # fmt: skip
+
+    def _create_and_start(self, client: DockerClient, name: str, run_dir: Path) -> str:
+        from docker.errors import APIError, ImageNotFound
+
+        try:
+            self._make_volume(client, name)
+            config = self._config(client, name, run_dir)
+            made = client.api.create_container_from_config(config, name=self._full(name))  # type: ignore[no-untyped-call]
+        except ImageNotFound as e:
+            raise ImageMissing(f"The worklet image {self._image} is missing.") from e
+        except APIError as e:
+            raise WorkletStartFailed(f"The worklet could not be created: {explanation(e)}") from e
+        try:
+            client.api.start(made["Id"])
+        except BaseException as e:
+            with contextlib.suppress(APIError):
+                _remove_container(client, made["Id"])
+            if isinstance(e, APIError):
+                raise WorkletStartFailed(f"The worklet did not start: {explanation(e)}") from e
+            raise
+        return str(made["Id"])
+
+    def _make_volume(self, client: DockerClient, name: str) -> None:
+        client.api.create_volume(self._full(name), labels={"flow.instance": self._identity.instance})
+
+    def _config(self, client: DockerClient, name: str, run_dir: Path) -> dict[str, Any]:
+        """The whole container. Nothing of the thread is in it but names: environment and token travel in spec.json."""
+        from docker.types import LogConfig, Mount, Ulimit
+
+        host = client.api.create_host_config(
+            network_mode="none",
+            read_only=True,
+            # tmpfs counts as the container's memory, so it stays well below the limit.
+            tmpfs={
+                "/tmp": f"size={self._tmp_size()},mode=1777,nosuid,nodev",  # noqa: S108 - inside the container
+                "/run": f"size=16m,uid={AGENT_UID},gid={AGENT_UID},mode=700,nosuid,nodev",
+            },
+            mounts=[
+                Mount("/work", self._full(name), type="volume"),
+                Mount("/run/worklet", str(run_dir), type="bind"),
+            ],
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges"],
+            init=True,
+            mem_limit=self._memory,
+            memswap_limit=self._memory,  # else swap doubles it
+            nano_cpus=int(self._cpus * 1e9),
+            pids_limit=self._pids,
+            oom_score_adj=500,
+            shm_size=64 * _MEBIBYTE,
+            ulimits=[Ulimit(name="nofile", soft=65536, hard=65536), Ulimit(name="core", soft=0, hard=0)],
+            log_config=LogConfig(type="json-file", config={"max-size": "5m", "max-file": "2"}),
+            restart_policy={"Name": "no"},
+        )
+        config: dict[str, Any] = client.api.create_container_config(
+            self._image, list(self._command), hostname="worklet", user=f"{AGENT_UID}:{AGENT_UID}", host_config=host,
+            stop_signal="SIGTERM", labels={"flow.instance": self._identity.instance},
+        )  # fmt: skip
+        config["NetworkDisabled"] = True
+        config["Labels"]["flow.spec"] = _hash({k: v for k, v in config.items() if k != "HostConfig"} | self._limits())
+        return config
+
+    def _limits(self) -> dict[str, Any]:
+        return {"memory": self._memory, "cpus": self._cpus, "pids": self._pids}
+
+    def _tmp_size(self) -> str:
+        return f"{max(16, min(512, self._memory // _MEBIBYTE // 4))}m"
+
+    def _put(self, client: DockerClient, name: str, source: Path) -> None:
+        """Through a container that is made and never started: the engine unpacks archives into its volume."""
+        from docker.errors import APIError, ImageNotFound
+        from docker.types import Mount
+
+        helper = self._full(name) + _HELPER
+        host = client.api.create_host_config(
+            network_mode="none", mounts=[Mount("/work", self._full(name), type="volume")]
+        )
+        try:
+            self._make_volume(client, name)
+            _remove_container(client, helper)
+            made = client.api.create_container(
+                self._image, ["true"], name=helper, host_config=host, labels={"flow.instance": self._identity.instance}
+            )
+            with tempfile.TemporaryFile(dir=self._share_dir) as packed:
+                _pack(source, packed)
+                client.api.put_archive(made["Id"], "/work", packed)
+        except ImageNotFound as e:
+            raise ImageMissing(f"The worklet image {self._image} is missing.") from e
+        except APIError as e:
+            raise WorkletError(f"The workspace could not be filled: {explanation(e)}") from e
+        except OSError as e:
+            raise WorkletError(
+                f"The workspace could not be filled: {e.strerror or e}.", suggestion="Check the disk, then write again."
+            ) from e
+        finally:
+            with contextlib.suppress(APIError):
+                _remove_container(client, helper)
+
+    def _empty_as_agent(self, client: DockerClient, name: str) -> None:
+        """Deletes the agent's own files from the run directory where Flow's user may not."""
+        from docker.types import Mount
+
+        run_dir = rundir.worklet_dir(self._share_dir, name) / "run"
+        host = client.api.create_host_config(
+            network_mode="none", mounts=[Mount("/run/worklet", str(run_dir), type="bind")]
+        )
+        made = client.api.create_container(
+            self._image, ["find", "/run/worklet", "-mindepth", "1", "-delete"], host_config=host,
+            user=f"{AGENT_UID}:{AGENT_UID}",
+        )  # fmt: skip
+        try:
+            client.api.start(made["Id"])
+            client.api.wait(made["Id"], timeout=60)
+        finally:
+            _remove_container(client, made["Id"])
+
+
+def _remove_container(client: DockerClient, container: str) -> None:
+    from docker.errors import APIError, NotFound
+
+    with contextlib.suppress(NotFound):
+        try:
+            client.api.remove_container(container, force=True)
+        except APIError as e:
+            if e.status_code != 409:  # 409: somebody else is removing it
+                raise
+            client.api.wait(container, timeout=60, condition="removed")
+
+
+def _hash(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _pack(source: Path, into: Any) -> None:
+    """The directory's content as workspace/…, owned by the agent; device files and the like are left out."""
+
+    def ours(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        if not (info.isfile() or info.isdir() or info.issym() or info.islnk()):
+            return None
+        info.uid = info.gid = AGENT_UID
+        info.uname = info.gname = ""
+        info.mode |= 0o700 if info.isdir() else 0o400
+        return info
+
+    with tarfile.open(fileobj=into, mode="w|") as tar:
+        tar.add(source, arcname="workspace", filter=ours)
+    into.seek(0, os.SEEK_SET)
