@@ -58,7 +58,7 @@ class AgentHost(Protocol):
         branch: str | None,
         on_step: Callable[[str], None],
     ) -> AgentLike:
-        """Attaches to the running worklet when its epoch is `position`'s, and goes on after `position`; else starts one.
+        """Attaches to the running worklet when `position` is of its epoch, and goes on from there; else starts one.
 
         A new one resumes the conversation when `has_history`. The repository is cloned only into a new volume.
         `on_step` is told what takes a while ("cloning", "starting"); attaching says nothing. `fence` grows with

@@ -1,11 +1,11 @@
 """What can go wrong with sessions.
 
-    SessionError
-    ├── SessionNotFound
-    ├── ShuttingDown
-    ├── StoreUnavailable      the database does not answer or is full
-    ├── StoreBusy             another Flow uses the same data directory
-    └── LeaseLost             another process took this session over
+SessionError
+├── SessionNotFound
+├── ShuttingDown
+├── StoreUnavailable      the database does not answer or is full
+├── StoreBusy             another Flow uses the same data directory
+└── LeaseLost             another process took this session over
 """
 
 from config.errors import FlowError

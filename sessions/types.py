@@ -101,6 +101,14 @@ class Turn:
     started_at: datetime | None
     ended_at: datetime | None
     delivered: bool  # the door has shown the final state
+    stopped_by: str | None = None  # user id, of an interrupted turn
+
+    @property
+    def seconds(self) -> float | None:
+        """From its start to its end; None while it is open, and for one that never started."""
+        if self.started_at is None or self.ended_at is None:
+            return None
+        return (self.ended_at - self.started_at).total_seconds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +131,19 @@ class Interrupted:
 
 
 Outcome: TypeAlias = Done | Failed | Interrupted
+
+
+def outcome_of(turn: Turn) -> Outcome | None:
+    """How a stored turn ended; None while it is open."""
+    match turn.state:
+        case TurnState.DONE:
+            return Done()
+        case TurnState.FAILED:
+            return Failed(turn.error or "The turn failed.")
+        case TurnState.INTERRUPTED:
+            return Interrupted(turn.stopped_by)
+        case TurnState.QUEUED | TurnState.RUNNING:
+            return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,158 @@
+"""The line between a session and its agent: opened, listened to, its words stored, let go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from config.logging import get_logger
+from sessions.agents import AgentHost, AgentLike
+from sessions.errors import StoreUnavailable
+from sessions.events import LifeEvent
+from sessions.inbox import Batch, Inbox
+from sessions.leases import Lease
+from sessions.places import Places
+from sessions.store import Store
+from sessions.transcript import Transcript
+from sessions.types import Session, SessionState, Turn, TurnId
+from worklets.errors import WorkletError
+from worklets.events import PASSING, AgentEvent, Position, PreviewVoided, Text, TextDelta, TurnEnded
+
+log = get_logger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a live session waits for what, in seconds."""
+
+    interrupt: float = 10.0  # for the CLI to end an interrupted turn, before its container goes
+    verdict: float = 5.0  # for a result after the CLI dropped a prompt
+    again: tuple[float, ...] = (0.5, 2.0)  # before each further try with a new worklet
+    store: float = 5.0  # at most between two tries on a database that does not serve
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all live sessions of a process work with."""
+
+    store: Store
+    transcript: Transcript
+    host: AgentHost
+    places: Places
+    tell: Callable[[Session, Turn, LifeEvent | AgentEvent], None]
+    env: Mapping[str, str] = field(default_factory=dict)
+    patience: Patience = field(default_factory=Patience)
+
+    async def stored(self, call: Callable[[], Awaitable[T]]) -> T:
+        """The result of a call on the store, repeated until the database serves.
+
+        Nothing is lost meanwhile: the agent's journal holds what it says.
+        """
+        delay = 0.1
+        while True:
+            try:
+                return await call()
+            except StoreUnavailable as error:
+                log.warning("the database does not serve; waiting", error=error.sentence())
+                delay = min(delay * 2, self.patience.store)
+                await asyncio.sleep(delay)
+
+
+class Link:
+    def __init__(self, shared: Shared, lease: Lease, session: Session) -> None:
+        self.session = session
+        self.lease = lease
+        self.inbox = Inbox()
+        self.agent: AgentLike | None = None
+        self.fresh = False  # the agent is a new process, not the one that we left
+        self._shared = shared
+        self._stored = 0  # highest number of the journal whose lasting events are in the transcript
+        self._previewing = False
+
+    async def open(self, on_step: Callable[[str], None]) -> None:
+        """Attaches to the session's agent or starts one. Raises WorkletError."""
+        session = self.session
+        position = Position(session.epoch, session.seq) if session.epoch else None
+        stored = 0
+        if position is not None:
+            epoch = position.epoch
+            stored = await self._shared.stored(lambda: self._shared.transcript.stored_until(session.id, epoch))
+        agent = await self._shared.host.open(
+            session.worklet,
+            claude_session_id=session.claude_session_id,
+            has_history=session.has_history,
+            position=position,
+            fence=self.lease.fence,
+            env=_environment(session, self._shared.env),
+            repository=session.repository,
+            branch=session.branch,
+            on_step=on_step,
+        )
+        self.fresh = position is None or position.epoch != agent.epoch
+        self._stored = 0 if self.fresh else stored
+        self._previewing = False
+        self.agent = agent
+        self.inbox.listen(agent)
+
+    async def take(self, batch: Batch, owner: Callable[[AgentEvent], TurnId | None]) -> list[AgentEvent]:
+        """Stores the lasting events of a batch, then returns what is news to observers.
+
+        After an attach the journal gives again what lies behind the position, also events that are stored: they are
+        left out, previews are not.
+        """
+        at, events = batch
+        for event in events:
+            self._previewing = _previewing(event, self._previewing)
+        news = [event for event in events if isinstance(event, PASSING) or at.seq > self._stored]
+        if lasting := [(owner(event), event) for event in news if not isinstance(event, PASSING)]:
+            await self._store(at, lasting)
+        return news
+
+    async def _store(self, at: Position, lasting: Sequence[tuple[TurnId | None, AgentEvent]]) -> None:
+        position = None if self._previewing else at
+        session = await self._shared.stored(
+            lambda: self._shared.transcript.append(self.lease, lasting, at=at, position=position)
+        )
+        self.session, self._stored = session, at.seq
+        if position is not None and self.agent is not None:
+            try:
+                await self.agent.ack(position)
+            except WorkletError as error:  # an ack only frees memory; the loss arrives in the inbox, in its place
+                log.debug("not acknowledged", error=str(error))
+
+    async def set_state(self, state: SessionState, **columns: object) -> None:
+        self.session = await self._shared.stored(lambda: self._shared.store.set_state(self.lease, state, **columns))
+
+    def forget_history(self, has_history: bool) -> None:
+        """The CLI said whether it has a transcript of this conversation, and it was not what the row says."""
+        self.session = replace(self.session, has_history=has_history)
+
+    async def detach(self) -> None:
+        """Lets go; the agent works on."""
+        agent, self.agent = self.agent, None
+        await self.inbox.mute()
+        if agent is not None:
+            await agent.close()
+
+    async def end(self) -> None:
+        """Lets go and ends the worklet. What the runtime cannot do now is left to the reaper."""
+        await self.detach()
+        try:
+            await self._shared.host.close(self.session.worklet)
+        except WorkletError as error:
+            log.warning("the worklet could not be ended", worklet=self.session.worklet, error=error.sentence())
+        self.session = replace(self.session, container_id=None)
+
+
+def _previewing(event: AgentEvent, before: bool) -> bool:
+    if isinstance(event, TextDelta):
+        return True
+    return before and not isinstance(event, (Text, PreviewVoided, TurnEnded))
+
+
+def _environment(session: Session, env: Mapping[str, str]) -> dict[str, str]:
+    given = {"GIT_REPO": session.repository, "GIT_BRANCH": session.branch}
+    return {**env, **{name: value for name, value in given.items() if value}}

@@ -1,0 +1,196 @@
+"""A session while it has work or a worklet: takes its turns from the table one by one, and sleeps when told to.
+
+The table is the mailbox, the bell only says "look". Whatever ends this task (a restart, a crash, a lost lease) leaves
+the table as the truth from which the next one goes on. What an agent says unasked between two turns is kept in the
+transcript, without a turn, and not shown: by then its turn is settled, and nothing follows a settled turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import Any
+
+from config.logging import bind, get_logger
+from sessions.errors import LeaseLost, StoreUnavailable
+from sessions.events import Settled
+from sessions.link import Link, Shared
+from sessions.run import Settled as AlreadySettled
+from sessions.run import TurnRun
+from sessions.types import Failed, Outcome, Session, SessionId, SessionState, Turn
+from worklets.errors import AgentGone
+from worklets.events import AgentExited
+
+log = get_logger(__name__)
+_LAST_WRITE = 5.0  # seconds for it when the program ends
+
+_CRASHED = "Something went wrong inside Flow; the log has the details. Send the message again to go on."
+
+
+class LiveSession:
+    """Owned by `Sessions`, which runs each as one task."""
+
+    def __init__(self, shared: Shared, session_id: SessionId, owner: str, lease_seconds: float) -> None:
+        self.id = session_id
+        self._shared = shared
+        self._owner = owner
+        self._lease_seconds = lease_seconds
+        self._link: Link | None = None
+        self._run: TurnRun | None = None
+        self._draining = False
+        self._sleep: asyncio.Future[bool] | None = None
+
+    # -- from outside: none of these waits ---------------------------------------------------------
+
+    @property
+    def turn(self) -> Turn | None:
+        """The turn that it is about."""
+        return self._run.turn if self._run else None
+
+    @property
+    def holds_lease(self) -> bool:
+        return self._link is not None
+
+    def ring(self) -> None:
+        """There may be a turn in the table."""
+        if self._link is not None:
+            self._link.inbox.ring()
+
+    def interrupt(self, by: str | None) -> bool:
+        """Ends the current turn. False: there is none."""
+        if self._run is None:
+            return False
+        self._run.interrupt(by)
+        return True
+
+    def sleep(self) -> asyncio.Future[bool]:
+        """Asks it to sleep when it has nothing to do; the future tells whether it did, False if a turn came first."""
+        if self._sleep is None:
+            self._sleep = asyncio.get_running_loop().create_future()
+        self.ring()
+        return self._sleep
+
+    def drain(self) -> None:
+        """Begin no further turn: end after the current one; the worklet stays."""
+        self._draining = True
+        self.ring()
+
+    def moved(self, session: Session) -> None:
+        """The thread was opened."""
+        if self._link is not None:
+            self._link.session = replace(self._link.session, thread=session.thread)
+
+    # -- the task ---------------------------------------------------------
+
+    async def run(self) -> bool:
+        """Until the session sleeps or the program drains. False: there is no use in starting it again right away."""
+        leases = self._shared.store.leases
+        acquired = await self._shared.stored(lambda: leases.acquire(self.id, self._owner, self._lease_seconds))
+        if acquired is None:
+            return False
+        lease, session = acquired
+        self._link = link = Link(self._shared, lease, session)
+        with bind(session=session.id, thread=session.thread.thread_ts):
+            try:
+                await self._loop(link)
+            except LeaseLost:
+                log.warning("another process has taken the session over")
+                return False
+            except Exception:
+                log.exception("the session crashed")
+                return False
+            finally:
+                await self._leave(link)
+        return True
+
+    async def _loop(self, link: Link) -> None:
+        while not self._draining:
+            turn = await self._shared.stored(lambda: self._shared.store.next_turn(self.id))
+            if turn is not None:
+                await self._work(link, turn)
+            elif self._sleep is not None or not _has_worklet(link) or not await self._idle(link):
+                await self._fall_asleep(link)
+                return
+
+    async def _work(self, link: Link, turn: Turn) -> None:
+        self._answer_sleep(False)
+        self._run = run = TurnRun(self._shared, link, turn)
+        with bind(turn=turn.id):
+            try:
+                outcome = await run.run()
+                await _finish(self._settle(link, run.turn, outcome))
+            except AlreadySettled:
+                pass
+            except LeaseLost:
+                raise
+            except Exception:
+                log.exception("the turn crashed")
+                await link.end()
+                await _finish(self._settle(link, run.turn, Failed(_CRASHED)))
+            finally:
+                self._run = None
+        self._note_place(link)
+
+    async def _settle(self, link: Link, turn: Turn, outcome: Outcome) -> None:
+        container_id = link.agent.worklet_id if link.agent else link.session.container_id
+        state = SessionState.IDLE if container_id else SessionState.ASLEEP
+        store, lease = self._shared.store, link.lease
+        link.session, turn = await self._shared.stored(
+            lambda: store.settle(lease, turn.id, outcome, state=state, container_id=container_id)
+        )
+        log.info("turn settled", outcome=type(outcome).__name__.lower(), seconds=turn.seconds)
+        self._shared.tell(link.session, turn, Settled(outcome, turn.seconds))
+
+    def _note_place(self, link: Link) -> None:
+        if _has_worklet(link):
+            self._shared.places.idle(self.id)
+        else:
+            self._shared.places.free(self.id)
+
+    async def _idle(self, link: Link) -> bool:
+        """Waits for the bell, keeping what the agent says unasked. False: the agent has ended."""
+        try:
+            batch = await link.inbox.get()
+        except AgentGone as gone:
+            log.info("the idle agent is gone", error=str(gone))
+            return False
+        if batch is None:
+            return True
+        events = await link.take(batch, lambda _event: None)
+        return not any(isinstance(event, AgentExited) for event in events)
+
+    async def _fall_asleep(self, link: Link) -> None:
+        if link.session.state not in (SessionState.NEW, SessionState.ASLEEP) or _has_worklet(link):
+            await link.end()
+            await link.set_state(SessionState.ASLEEP, container_id=None)
+            log.info("the session sleeps")
+        self._answer_sleep(True)
+
+    def _answer_sleep(self, asleep: bool) -> None:
+        future, self._sleep = self._sleep, None
+        if future is not None and not future.done():
+            future.set_result(asleep)
+
+    async def _leave(self, link: Link) -> None:
+        await link.detach()
+        self._answer_sleep(False)
+        try:
+            await self._shared.store.leases.release([link.lease])
+        except StoreUnavailable as error:  # it runs out by itself
+            log.warning("the lease was not given back", error=error.sentence())
+
+
+def _has_worklet(link: Link) -> bool:
+    return link.agent is not None or link.session.container_id is not None
+
+
+async def _finish(work: Coroutine[Any, Any, None]) -> None:
+    """Runs the last write of a turn to its end, also when the task is cancelled meanwhile."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task], timeout=_LAST_WRITE)
+        task.cancel()
+        raise

@@ -1,0 +1,90 @@
+"""Places: at most `limit` sessions have a worklet at the same time. No I/O; one loop.
+
+Who is idle gives way to who waits: the longest idle first. If all work, waiting is in order of arrival.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sessions.types import SessionId
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """A place, or a wait for one. `blocked`: when asked, there was nobody idle who could give way."""
+
+    session_id: SessionId
+    granted: asyncio.Future[None]
+    blocked: bool
+
+
+class Places:
+    """`evict` asks an idle session to go to sleep; it gives its place back by `free`, or works on and stays."""
+
+    def __init__(self, limit: int, evict: Callable[[SessionId], None]) -> None:
+        self.limit = limit
+        self._evict = evict
+        self._working: set[SessionId] = set()
+        self._idle: dict[SessionId, None] = {}  # in the order in which they fell idle
+        self._leaving: set[SessionId] = set()  # idle ones that were asked to give way
+        self._queue: list[Ticket] = []
+
+    @property
+    def taken(self) -> int:
+        return len(self._working) + len(self._idle)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    def ask(self, session_id: SessionId) -> Ticket:
+        """A ticket whose `granted` is done once the session has a place, as a working one. `free` gives it back."""
+        ticket = Ticket(session_id, asyncio.get_running_loop().create_future(), blocked=False)
+        if session_id in self._working or session_id in self._idle:
+            self._works(session_id)
+            ticket.granted.set_result(None)
+            return ticket
+        self._queue.append(ticket)
+        self._settle()
+        ticket.blocked = not ticket.granted.done() and len(self._leaving) < len(self._queue)
+        return ticket
+
+    def adopt(self, session_id: SessionId) -> None:
+        """A session that has a worklet from before: it keeps its place, over the limit if need be, and is idle."""
+        if session_id not in self._working:
+            self._idle[session_id] = None
+
+    def idle(self, session_id: SessionId) -> None:
+        """The session has nothing to do."""
+        self._working.discard(session_id)
+        self._idle[session_id] = None
+        self._settle()
+
+    def free(self, session_id: SessionId) -> None:
+        """The session has no worklet any more, or no longer waits for one. Idempotent."""
+        self._working.discard(session_id)
+        self._idle.pop(session_id, None)
+        self._leaving.discard(session_id)
+        self._queue = [ticket for ticket in self._queue if ticket.session_id != session_id]
+        self._settle()
+
+    def _works(self, session_id: SessionId) -> None:
+        self._idle.pop(session_id, None)
+        self._leaving.discard(session_id)
+        self._working.add(session_id)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Hands free places out, then asks as many idle sessions to leave as still wait."""
+        while self._queue and self.taken < self.limit:
+            ticket = self._queue.pop(0)
+            self._working.add(ticket.session_id)
+            ticket.granted.set_result(None)
+        for session_id in [one for one in self._idle if one not in self._leaving]:
+            if len(self._leaving) >= len(self._queue):
+                break
+            self._leaving.add(session_id)
+            self._evict(session_id)

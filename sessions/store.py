@@ -1,0 +1,362 @@
+"""Sessions and turns in the database: every query of theirs. The turns table is the mailbox of each session.
+
+Whoever runs a session holds its lease; what only the runner may change takes the `Lease` and raises LeaseLost when
+another process has taken the session over (leases.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from sessions.db import Database
+from sessions.errors import SessionError, SessionNotFound
+from sessions.leases import Lease, Leases, mine
+from sessions.tables import IDLE, LIVE, OPEN, UNDELIVERED, session_of, sessions, turn_of, turns
+from sessions.types import (
+    Done,
+    Failed,
+    Interrupted,
+    Outcome,
+    Prompt,
+    Session,
+    SessionId,
+    SessionState,
+    Submitted,
+    ThreadId,
+    Turn,
+    TurnId,
+    TurnState,
+)
+
+Clock = Callable[[], datetime]
+list_ = list  # `Store.list` hides the builtin inside the class
+
+_TITLE = 60  # characters of a session's name
+
+
+def utcnow() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A turn with its session, and how many open turns of that session come first."""
+
+    session: Session
+    turn: Turn
+    ahead: int
+
+
+class Store:
+    """All methods raise StoreUnavailable when the database does not serve."""
+
+    def __init__(self, db: Database, clock: Clock = utcnow) -> None:
+        self.db = db
+        self.leases = Leases(db)
+        self.clock = clock
+
+    # -- what comes in ---------------------------------------------------------
+
+    async def submit(self, prompt: Prompt) -> tuple[Submitted, int] | None:
+        """Stores a prompt as a turn of its thread's session, and how many turns come first; one transaction.
+
+        None: the thread has no session and the prompt starts none. A source id that is known changes nothing.
+        """
+        try:
+            async with self.db.transaction() as connection:
+                return await self._submit(connection, prompt)
+        except _Known:
+            return await self._known(prompt), 0
+
+    async def _submit(self, connection: AsyncConnection, prompt: Prompt) -> tuple[Submitted, int] | None:
+        found = await self._of_thread(connection, prompt)
+        new_session = found is None
+        if found is None:
+            if not prompt.starts:
+                return None
+            found = await self._insert_session(connection, prompt), 0
+        session, ahead = found
+        turn = await self._insert_turn(connection, session.id, prompt)
+        return Submitted(session, turn, fresh=True, new_session=new_session), ahead
+
+    async def _of_thread(self, connection: AsyncConnection, prompt: Prompt) -> tuple[Session, int] | None:
+        """The thread's session, and the number of its turns that come before a turn with this ts."""
+        if prompt.thread.thread_ts is None:
+            return None
+        ahead = (
+            sa.select(sa.func.count())
+            .select_from(turns)
+            .where(turns.c.session_id == sessions.c.id, OPEN)
+            .where(sa.or_(turns.c.started_at.is_not(None), turns.c.ts < prompt.ts))
+            .scalar_subquery()
+        )
+        query = sa.select(sessions, ahead.label("ahead")).where(*_in_thread(prompt.thread))
+        row = (await connection.execute(query)).one_or_none()
+        return (session_of(row), row.ahead) if row else None
+
+    async def _insert_session(self, connection: AsyncConnection, prompt: Prompt) -> Session:
+        now, id_ = self.clock(), str(uuid4())
+        values = {
+            "id": id_,
+            "user_id": prompt.user_id,
+            "name": _title(prompt.text),
+            "status": SessionState.NEW.value,
+            "repository": prompt.repository,
+            "branch": prompt.branch,
+            "created_at": now,
+            "updated_at": now,
+            "last_activity_at": now,
+            "team": prompt.thread.team,
+            "channel": prompt.thread.channel,
+            "thread_ts": prompt.thread.thread_ts,
+            "claude_session_id": id_,
+            "has_history": False,
+            "worklet": "s" + id_.replace("-", "")[:16],
+            "fence": 0,
+            "seq": 0,
+        }
+        statement = self.db.insert(sessions).values(values).on_conflict_do_nothing(index_elements=_THREAD)
+        row = (await connection.execute(statement.returning(*sessions.c))).one_or_none()
+        if row is None:  # another replica was quicker: now its row is visible
+            row = (await connection.execute(sa.select(sessions).where(*_in_thread(prompt.thread)))).one()
+        return session_of(row)
+
+    async def _insert_turn(self, connection: AsyncConnection, session_id: SessionId, prompt: Prompt) -> Turn:
+        values = {
+            "id": str(uuid4()),
+            "session_id": session_id,
+            "team": prompt.thread.team,
+            "channel": prompt.thread.channel,
+            "source_id": prompt.source_id,
+            "ts": prompt.ts,
+            "user_id": prompt.user_id,
+            "text": prompt.text,
+            "state": TurnState.QUEUED.value,
+            "created_at": self.clock(),
+            "delivered": False,
+        }
+        statement = self.db.insert(turns).values(values).on_conflict_do_nothing(index_elements=_SOURCE)
+        row = (await connection.execute(statement.returning(*turns.c))).one_or_none()
+        if row is None:
+            raise _Known
+        return turn_of(row)
+
+    async def _known(self, prompt: Prompt) -> Submitted:
+        thread = prompt.thread
+        query = sa.select(turns).where(
+            turns.c.team == thread.team, turns.c.channel == thread.channel, turns.c.source_id == prompt.source_id
+        )
+        async with self.db.read() as connection:
+            turn = turn_of((await connection.execute(query)).one())
+        return Submitted(await self.get(turn.session_id), turn, fresh=False, new_session=False)
+
+    async def opened(self, session_id: SessionId, thread_ts: str) -> Session:
+        """The door has posted the thread's root. Raises SessionError when that thread has another session."""
+        try:
+            return await self._change(session_id, thread_ts=thread_ts)
+        except sa.exc.IntegrityError as error:
+            raise SessionError("That thread has a session already.") from error
+
+    # -- what a session's runner does --------------------------------------------------------------------------------
+
+    async def next_turn(self, session_id: SessionId) -> Turn | None:
+        """The turn that is running, else the queued one with the lowest ts."""
+        query = (
+            sa.select(turns)
+            .where(turns.c.session_id == session_id, OPEN)
+            .order_by(turns.c.started_at.is_(None), turns.c.ts, turns.c.created_at, turns.c.id)
+            .limit(1)
+        )
+        async with self.db.read() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return turn_of(row) if row else None
+
+    async def begin(self, lease: Lease, turn_id: TurnId, container_id: str) -> tuple[Session, Turn] | None:
+        """The prompt is about to go to Claude. None: the turn has been settled meanwhile."""
+        now = self.clock()
+        async with self.db.transaction() as connection:
+            session = await self._fenced(
+                connection, lease, status=SessionState.WORKING.value, container_id=container_id
+            )
+            statement = (
+                sa.update(turns)
+                .where(turns.c.id == turn_id, OPEN)
+                .values(
+                    state=TurnState.RUNNING.value,
+                    started_at=sa.func.coalesce(turns.c.started_at, sa.bindparam("now", now, turns.c.started_at.type)),
+                )
+                .returning(*turns.c)
+            )
+            row = (await connection.execute(statement)).one_or_none()
+        return (session, turn_of(row)) if row else None
+
+    async def settle(
+        self, lease: Lease, turn_id: TurnId, outcome: Outcome, *, state: SessionState, container_id: str | None
+    ) -> tuple[Session, Turn]:
+        """The turn is over and the session is in `state`. A turn that was settled before stays as it was."""
+        now = self.clock()
+        async with self.db.transaction() as connection:
+            session = await self._fenced(
+                connection, lease, status=state.value, container_id=container_id, last_activity_at=now
+            )
+            row = (await connection.execute(_settled(outcome, now).where(turns.c.id == turn_id))).one_or_none()
+            if row is None:
+                row = (await connection.execute(sa.select(turns).where(turns.c.id == turn_id))).one()
+        return session, turn_of(row)
+
+    async def set_state(self, lease: Lease, state: SessionState, **columns: Any) -> Session:
+        async with self.db.transaction() as connection:
+            return await self._fenced(connection, lease, status=state.value, **columns)
+
+    async def _fenced(self, connection: AsyncConnection, lease: Lease, **columns: Any) -> Session:
+        statement = sa.update(sessions).where(*mine(lease)).values(**columns, updated_at=self.clock())
+        return session_of(lease.held((await connection.execute(statement.returning(*sessions.c))).one_or_none()))
+
+    # -- what anybody may do ---------------------------------------------------------
+
+    async def interrupt_queued(self, session_id: SessionId, by: str, sparing: TurnId | None) -> list[Turn]:
+        """Settles the queued turns, `sparing` one, as interrupted."""
+        statement = _settled(Interrupted(by), self.clock()).where(
+            turns.c.session_id == session_id, turns.c.started_at.is_(None), turns.c.id != (sparing or "")
+        )
+        async with self.db.transaction() as connection:
+            return [turn_of(row) for row in await connection.execute(statement)]
+
+    async def mark_delivered(self, turn_id: TurnId) -> None:
+        async with self.db.transaction() as connection:
+            await connection.execute(sa.update(turns).where(turns.c.id == turn_id).values(delivered=True))
+
+    async def put_to_sleep(self, session_id: SessionId) -> Session | None:
+        """Corrects a row that claims a worklet which is gone. None when another process runs the session."""
+        statement = (
+            sa.update(sessions)
+            .where(sessions.c.id == session_id, self.leases.free())
+            .values(status=SessionState.ASLEEP.value, container_id=None, updated_at=self.clock())
+            .returning(*sessions.c)
+        )
+        async with self.db.transaction() as connection:
+            row = (await connection.execute(statement)).one_or_none()
+        return session_of(row) if row else None
+
+    # -- questions ---------------------------------------------------------
+
+    async def get(self, session_id: SessionId) -> Session:
+        """Raises SessionNotFound."""
+        found = await self._sessions(sa.select(sessions).where(sessions.c.id == session_id))
+        if not found:
+            raise SessionNotFound
+        return found[0]
+
+    async def find(self, thread: ThreadId) -> Session | None:
+        found = await self._sessions(sa.select(sessions).where(*_in_thread(thread)))
+        return found[0] if found else None
+
+    async def list(
+        self, *, user_id: str | None = None, states: Iterable[SessionState] | None = None, limit: int = 100
+    ) -> list[Session]:
+        """Newest first."""
+        query = sa.select(sessions).order_by(sessions.c.created_at.desc(), sessions.c.id).limit(limit)
+        if user_id is not None:
+            query = query.where(sessions.c.user_id == user_id)
+        if states is not None:
+            query = query.where(sessions.c.status.in_([state.value for state in states]))
+        return await self._sessions(query)
+
+    async def live(self) -> list_[Session]:
+        """Those that have a worklet or wait for one."""
+        return await self._sessions(sa.select(sessions).where(LIVE).order_by(sessions.c.created_at))
+
+    async def idle_since(self, before: datetime, limit: int = 100) -> list_[Session]:
+        """Idle sessions without activity since `before` and without open turns; the longest idle first."""
+        busy = sa.select(turns.c.id).where(turns.c.session_id == sessions.c.id, OPEN).exists()
+        query = (
+            sa.select(sessions)
+            .where(IDLE, sessions.c.last_activity_at <= before, ~busy)
+            .order_by(sessions.c.last_activity_at)
+            .limit(limit)
+        )
+        return await self._sessions(query)
+
+    async def with_work(self) -> list_[SessionId]:
+        """Sessions with open turns, the one with the oldest turn first."""
+        query = sa.select(turns.c.session_id).where(OPEN).group_by(turns.c.session_id).order_by(sa.func.min(turns.c.ts))
+        async with self.db.read() as connection:
+            return [SessionId(row[0]) for row in await connection.execute(query)]
+
+    async def turns(self, session_id: SessionId) -> list_[Turn]:
+        """All turns of a session in order."""
+        query = sa.select(turns).where(turns.c.session_id == session_id).order_by(turns.c.ts, turns.c.created_at)
+        async with self.db.read() as connection:
+            return [turn_of(row) for row in await connection.execute(query)]
+
+    async def undelivered(self) -> list_[Waiting]:
+        """Turns whose end the door has not shown, in order."""
+        query = sa.select(turns).where(UNDELIVERED).order_by(turns.c.session_id, turns.c.ts, turns.c.created_at)
+        async with self.db.read() as connection:
+            found = [turn_of(row) for row in await connection.execute(query)]
+        known = {session_id: await self.get(session_id) for session_id in {turn.session_id for turn in found}}
+        ahead: dict[SessionId, int] = {}
+        waiting = []
+        for turn in found:
+            waiting.append(Waiting(known[turn.session_id], turn, ahead.get(turn.session_id, 0)))
+            ahead[turn.session_id] = ahead.get(turn.session_id, 0) + (not turn.state.settled)
+        return waiting
+
+    async def _sessions(self, query: sa.Select[Any]) -> list_[Session]:
+        async with self.db.read() as connection:
+            return [session_of(row) for row in await connection.execute(query)]
+
+    async def _change(self, session_id: SessionId, **columns: Any) -> Session:
+        statement = (
+            sa.update(sessions)
+            .where(sessions.c.id == session_id)
+            .values(**columns, updated_at=self.clock())
+            .returning(*sessions.c)
+        )
+        async with self.db.transaction() as connection:
+            row = (await connection.execute(statement)).one_or_none()
+        if row is None:
+            raise SessionNotFound
+        return session_of(row)
+
+
+_THREAD = ["team", "channel", "thread_ts"]
+_SOURCE = ["team", "channel", "source_id"]
+
+
+class _Known(Exception):
+    """The source id is in the table: roll back."""
+
+
+def _in_thread(thread: ThreadId) -> tuple[sa.ColumnElement[bool], ...]:
+    return (
+        sessions.c.team == thread.team,
+        sessions.c.channel == thread.channel,
+        sessions.c.thread_ts == thread.thread_ts,
+    )
+
+
+def _title(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= _TITLE else words[: _TITLE - 1].rsplit(" ", 1)[0] + "…"
+
+
+def _settled(outcome: Outcome, now: datetime) -> Any:
+    """An update that settles open turns; to be narrowed with `where`."""
+    state, error, by = TurnState.DONE, None, None
+    match outcome:
+        case Done():
+            pass
+        case Failed(reason):
+            state, error = TurnState.FAILED, reason
+        case Interrupted(who):
+            state, by = TurnState.INTERRUPTED, who
+    values = {"state": state.value, "error": error, "stopped_by": by, "ended_at": now}
+    return sa.update(turns).where(OPEN).values(values).returning(*turns.c)
