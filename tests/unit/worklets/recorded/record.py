@@ -1,4 +1,4 @@
-"""Records what the real CLI says to the scripted model: `python tests/unit/worklets/recorded/record.py` (repo root).
+"""Records what the real CLI says to the scripted model: `PYTHONPATH=. python tests/unit/worklets/recorded/record.py`.
 
 Run it after an upgrade of the CLI; the tests of `worklets/wire.py` read the files. Paths of the recording
 machine are replaced by those of a worklet.
@@ -7,14 +7,10 @@ machine are replaced by those of a worklet.
 import asyncio
 import json
 import os
-import sys
 import tempfile
 import uuid
 from pathlib import Path
 from typing import Any
-
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[3]))
 
 import claude_agent_sdk
 
@@ -22,6 +18,7 @@ from simulator.model import ScriptedModel
 from worklets.claude import claude_command, claude_env
 from worklets.wire import interrupt_line, prompt_line
 
+HERE = Path(__file__).parent
 TOOLS = "BASH echo one; echo two\nBASH exit 3\nWRITE a.txt first line\nREAD a.txt\nWRITE a.txt second line\nSAY done"
 CASES: dict[str, list[str]] = {
     "text": ["SAY Hello there, this is the answer."],

@@ -1,0 +1,191 @@
+"""One Claude Code process, seen through its relay: prompts go in, `AgentEvent`s with their positions come out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from worklets.errors import AgentGone
+from worklets.events import AgentEvent, AgentExited, Position
+from worklets.link import Exit, OtherEpoch, Refused, RelayLink
+from worklets.relay.journal import records
+from worklets.wire import Decoder, deny_line, interrupt_line, prompt_line
+
+Batch = tuple[Position, list[AgentEvent]]
+
+_NOBODY_TO_ASK = (
+    "Nobody can be asked for permission here. Go on without this, or say in your answer what you would have done."
+)
+
+
+class Agent:
+    """Made by `attach`. The process goes on when its Agent is closed or its program dies."""
+
+    def __init__(self, link: RelayLink, run_dir: Path, worklet_id: str, earlier: Sequence[Batch]) -> None:
+        self.worklet_id = worklet_id
+        self._link, self._run_dir = link, run_dir
+        self._earlier = earlier
+        self._answers: dict[str, asyncio.Future[None]] = {}  # to our control requests
+
+    @classmethod
+    async def attach(
+        cls,
+        run_dir: Path,
+        token: str,
+        position: Position | None,
+        fence: int,
+        *,
+        worklet_id: str = "",
+        timeout: float = 30.0,
+        patience: float = 1.0,
+        rng: random.Random | None = None,
+        earlier: Sequence[Batch] = (),
+    ) -> Self:
+        """The agent whose relay listens in `run_dir`, from the line after `position` (None: from the first held).
+
+        `timeout` is how long (seconds) a starting relay is waited for, `patience` how long one that nobody listens
+        for any more. `earlier` is told by `events` first. Raises WorkletStartFailed, AgentGone (also when the relay
+        has another epoch or a higher fence).
+        """
+        agent: Self
+
+        def notice(line: bytes) -> None:
+            agent._notice(line)
+
+        link = RelayLink(run_dir, token, position, fence, notice=notice, patience=patience, rng=rng)
+        agent = cls(link, run_dir, worklet_id, earlier)
+        await link.open(timeout)
+        for request in link.pending:
+            agent._refuse(request)
+        return agent
+
+    @property
+    def epoch(self) -> str:
+        """Names the relay's process: positions count within it."""
+        return self._link.epoch
+
+    @property
+    def exited(self) -> bool:
+        """The process had ended already when we attached; only what it said is still to be had."""
+        return self._link.exited_before
+
+    async def events(self) -> AsyncIterator[Batch]:
+        """Each line's events (often none) with its position. Ends after AgentExited.
+
+        Raises AgentGone when the relay is lost; what it had still written to its journal has been told before.
+        """
+        for batch in self._earlier:
+            yield batch
+        decoder, last = Decoder(), self._link.start
+        try:
+            async for number, content in self._link.lines():
+                last = number
+                yield Position(self.epoch, number), _decode(decoder, content)
+        except (Refused, OtherEpoch):
+            raise
+        except AgentGone:
+            for number, content in await asyncio.to_thread(_rest, self._run_dir, self.epoch, last):
+                yield Position(self.epoch, number), _decode(decoder, content)
+                if isinstance(content, Exit):
+                    return
+            raise
+
+    async def send(self, prompt_id: str, text: str) -> None:
+        """Hands a prompt over; returns when it is on the CLI's stdin. Raises AgentGone.
+
+        The CLI runs a `prompt_id` (a uuid) once, however often it is sent.
+        """
+        await self._link.put(prompt_id, prompt_line(prompt_id, text))
+
+    async def interrupt(self, timeout: float = 10.0) -> None:
+        """Asks the CLI to end the running turn; returns when it said yes. Raises AgentGone, TimeoutError (seconds)."""
+        request_id = str(uuid.uuid4())
+        answered = asyncio.get_running_loop().create_future()
+        self._answers[request_id] = answered
+        try:
+            async with asyncio.timeout(timeout):
+                await self._link.put(request_id, interrupt_line(request_id))
+                await answered
+        finally:
+            del self._answers[request_id]
+
+    async def ack(self, position: Position) -> None:
+        """Everything up to `position` is stored: the relay may drop it."""
+        if position.epoch == self.epoch:
+            self._link.ack(position.seq)
+
+    async def close(self) -> None:
+        """Lets go of the process; it works on."""
+        await self._link.close()
+
+    def _notice(self, line: bytes) -> None:
+        """What cannot wait until somebody iterates `events`."""
+        start = line[:64]
+        if b'"control_' not in start and b'"api_retry"' not in start:
+            return
+        message = _parsed(line)
+        match message.get("type"):
+            case "control_response":
+                answered = self._answers.get(message.get("response", {}).get("request_id", ""))
+                if answered is not None and not answered.done():
+                    answered.set_result(None)
+            case "control_request":
+                self._refuse(message)
+            case "system" if message.get("error_status") == 401:
+                # The CLI would go on asking for three minutes; the credential does not get better by that.
+                key = f"refused-{message.get('uuid')}"
+                self._link.post(key, interrupt_line(key))
+
+    def _refuse(self, request: dict[str, Any]) -> None:
+        """Everything is allowed inside a worklet; what asks all the same wants a person, and none is there."""
+        request_id = request["request_id"]
+        if request.get("request", {}).get("subtype") == "can_use_tool":
+            self._link.post(f"deny-{request_id}", deny_line(request_id, _NOBODY_TO_ASK))
+
+
+def read_tail(run_dir: Path, position: Position | None) -> list[Batch]:
+    """What a dead worklet had said after `position`, from its journal; AgentExited is left out.
+
+    When the journal is of a later process than `position`, nothing of it has been stored yet: all of it is told.
+    """
+    epochs = {path.name.partition("-")[0] for path in (run_dir / "journal").glob("*-*.log")}
+    batches: list[Batch] = []
+    for epoch in sorted(epochs):
+        decoder = Decoder()
+        after = position.seq if position is not None and position.epoch == epoch else 0
+        for number, content in _rest(run_dir, epoch, after):
+            if isinstance(content, bytes):
+                batches.append((Position(epoch, number), decoder.feed(content)))
+    return batches
+
+
+def _rest(run_dir: Path, epoch: str, after: int) -> list[tuple[int, bytes | Exit]]:
+    found: list[tuple[int, bytes | Exit]] = []
+    try:
+        for kind, number, content in records(run_dir / "journal", epoch, after):
+            if kind == "x":
+                end = _parsed(content)
+                found.append((number, Exit(int(end.get("code", -1)), str(end.get("stderr", "")))))
+            else:
+                found.append((number, content))
+    except OSError:
+        # The agent can write there: a journal that is no plain file is not ours to read, and all else is told.
+        return found
+    return found
+
+
+def _decode(decoder: Decoder, content: bytes | Exit) -> list[AgentEvent]:
+    return [AgentExited(content.code, content.stderr)] if isinstance(content, Exit) else decoder.feed(content)
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(line)
+    except ValueError:
+        return {}
+    return message if isinstance(message, dict) else {}

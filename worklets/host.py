@@ -1,0 +1,190 @@
+"""Where sessions get their agents: finds, starts, ends worklets by name, with all that belongs to one.
+
+A worklet is a container (or child process), its volume, its host directory, its door to the gateway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from worklets.agent import Agent, Batch, read_tail
+from worklets.claude import claude_command, claude_env
+from worklets.clone import clone
+from worklets.errors import AgentGone, WorkletError, WorkletStartFailed
+from worklets.events import Position
+from worklets.identity import Identity
+from worklets.link import OtherEpoch, Refused
+from worklets.rundir import worklet_dir
+from worklets.runtime import Runtime, Worklet, WorkletSpec
+
+if TYPE_CHECKING:
+    from worklets.gateway import ModelGateway
+
+log = structlog.get_logger(__name__)
+
+_CHECK_SECONDS = 1.0  # how often a starting worklet is looked at while its relay does not answer yet
+
+_RUNNING_SECONDS = 5.0  # how long the relay of a running worklet may take to answer
+
+
+class WorkletHost:
+    """One per program."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        gateway: ModelGateway,
+        identity: Identity,
+        share_dir: Path,
+        *,
+        model: str | None = None,
+        attach_timeout: float = 30.0,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """`model` is the CLI's --model, `environ` what git may need (PATH, HOME…), `attach_timeout` in seconds."""
+        self._runtime, self._gateway, self._identity = runtime, gateway, identity
+        self._share_dir, self._model = share_dir, model
+        self._attach_timeout, self._environ = attach_timeout, environ
+        self._doors: set[str] = set()
+
+    async def open(
+        self,
+        name: str,
+        *,
+        claude_session_id: str,
+        has_history: bool,
+        position: Position | None,
+        fence: int,
+        env: Mapping[str, str],
+        repository: str | None,
+        branch: str | None,
+        on_step: Callable[[str], None],
+    ) -> Agent:
+        """The agent of the running worklet, after `position`; or of a new one on the same volume.
+
+        A running worklet of another epoch than `position`'s is told from its first line: nothing of it was stored.
+        A new worklet goes on with the conversation that its volume holds, and first tells what its predecessor had
+        still written after `position`. `on_step` is told "cloning" (a new volume only), then "starting" or, with
+        history, "waking". Raises WorkletError.
+        """
+        found = await self._runtime.find(name)
+        if found is not None and found.running:
+            try:
+                agent = await self._attach_running(found, position, fence)
+                if not agent.exited:
+                    return agent
+                await agent.close()  # what it said last is in the journal, which is read below
+            except Refused:
+                raise
+            except WorkletError as error:
+                log.warning("worklet does not answer, starting it anew", worklet=name, error=str(error))
+        earlier = await asyncio.to_thread(read_tail, worklet_dir(self._share_dir, name) / "run", position)
+        if found is not None:
+            await self._runtime.remove(name, grace=0)
+        if repository is not None and name not in await self._runtime.volumes():
+            on_step("cloning")
+            await self._bring(name, repository, branch)
+        on_step("waking" if has_history else "starting")
+        command = claude_command(claude_session_id, model=self._model)
+        worklet = await self._runtime.start(
+            WorkletSpec(
+                name=name,
+                command=command,
+                token=self._identity.token("relay", name),
+                env=claude_env(self._identity.token("gateway", name), env),
+            )
+        )
+        await self._open_door(worklet, anew=True)
+        return await self._attach_new(worklet, fence, earlier)
+
+    async def close(self, name: str) -> None:
+        """Ends the worklet politely and removes its container; the volume stays. Idempotent. Raises WorkletError."""
+        await self._runtime.remove(name)
+        self._doors.discard(name)
+        await self._gateway.close(name)
+
+    async def destroy(self, name: str) -> None:
+        """`close`, and the volume goes too. Idempotent. Raises WorkletError."""
+        await self.close(name)
+        await self._runtime.remove_volume(name)
+
+    async def running(self) -> dict[str, Worklet]:
+        """The running worklets of this instance by name. Raises RuntimeUnavailable."""
+        return {worklet.name: worklet for worklet in await self._runtime.list() if worklet.running}
+
+    async def container_id(self, name: str) -> str | None:
+        """The id of the worklet's container, running or stopped."""
+        worklet = await self._runtime.find(name)
+        return worklet.id if worklet else None
+
+    async def _attach_running(self, worklet: Worklet, position: Position | None, fence: int) -> Agent:
+        await self._open_door(worklet, anew=False)
+        token = self._identity.token("relay", worklet.name)
+
+        async def attach(after: Position | None) -> Agent:
+            return await Agent.attach(
+                worklet.run_dir, token, after, fence, worklet_id=worklet.id, timeout=_RUNNING_SECONDS
+            )
+
+        try:
+            return await attach(position)
+        except OtherEpoch:
+            return await attach(None)
+
+    async def _attach_new(self, worklet: Worklet, fence: int, earlier: Sequence[Batch]) -> Agent:
+        """Waits for the relay, but no longer than its container runs."""
+        attaching = asyncio.create_task(
+            Agent.attach(
+                worklet.run_dir,
+                self._identity.token("relay", worklet.name),
+                None,
+                fence,
+                worklet_id=worklet.id,
+                timeout=self._attach_timeout,
+                earlier=earlier,
+            )
+        )
+        try:
+            while not (await asyncio.wait({attaching}, timeout=_CHECK_SECONDS))[0]:
+                now = await self._runtime.find(worklet.name)
+                if now is None or not now.running:
+                    raise WorkletStartFailed(await self._last_words(worklet.name))
+            return await attaching
+        except AgentGone as error:
+            raise WorkletStartFailed(str(error)) from error
+        finally:
+            attaching.cancel()
+
+    async def _last_words(self, name: str) -> str:
+        said = (await self._runtime.logs(name, 5)).strip()
+        return f"The worklet ended as soon as it had started: {said or 'it said nothing'}."
+
+    async def _open_door(self, worklet: Worklet, *, anew: bool) -> None:
+        """Opening a door that is open would break the requests that pass through it."""
+        if not anew and worklet.name in self._doors:
+            return
+        try:
+            await self._gateway.open(worklet.name, worklet.run_dir)
+        except OSError as error:
+            raise WorkletStartFailed(
+                f"Flow cannot listen in {worklet.run_dir}: {error.strerror or error}.",
+                suggestion="Check the rights of FLOW_SHARE_DIR, then write again.",
+            ) from error
+        self._doors.add(worklet.name)
+
+    async def _bring(self, name: str, repository: str, branch: str | None) -> None:
+        """Clones outside the worklet, which has no network. A volume that got half of it is not kept."""
+        with tempfile.TemporaryDirectory(prefix="flow-clone-") as temporary:
+            source = Path(temporary) / "repository"
+            await clone(repository, branch, source, environ=self._environ)
+            try:
+                await self._runtime.put(name, source)
+            except BaseException:
+                await asyncio.shield(self._runtime.remove_volume(name))
+                raise

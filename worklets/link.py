@@ -1,0 +1,336 @@
+"""The app's end of the relay's socket: lines come in by number, inputs go out by id, whatever the connection does.
+
+The frames are described in worklets/relay/bridge.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import socket
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from worklets.errors import AgentGone, WorkletStartFailed
+from worklets.events import Position
+from worklets.sockets import short_path
+
+if TYPE_CHECKING:
+    from websockets.asyncio.client import ClientConnection
+
+SOCKET = "relay.sock"
+_SUPERSEDED, _OTHER_EPOCH, _LOW_FENCE = 4001, 4002, 4003
+_HANDSHAKE_SECONDS = 10.0
+_STUCK_SECONDS = 60.0  # how long a relay that is there but does not answer may take (a paused container)
+_HELD_BYTES = 16 << 20  # lines kept for a slow consumer before the relay has to keep them
+_ACK_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """The process ended."""
+
+    code: int
+    stderr: str
+
+
+class Refused(AgentGone):
+    """Another Flow has taken this session over."""
+
+    suggestion = "Two Flows must not share one data directory; stop one of them."
+
+
+class OtherEpoch(AgentGone):
+    """The worklet was started anew in the meantime."""
+
+
+class RelayLink:
+    """One owner's connection, kept up by reconnecting. Make it with `open`, end it with `close`.
+
+    `notice` sees each line as it arrives, before and independently of whoever iterates `lines`.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        token: str,
+        position: Position | None,
+        fence: int,
+        *,
+        notice: Callable[[bytes], None],
+        patience: float = 1.0,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.epoch = position.epoch if position else ""
+        self.start = position.seq if position else 0
+        self.exited_before = False  # the process had ended already when we connected
+        self.pending: list[dict[str, Any]] = []  # requests that the CLI was waiting on when we connected
+        self._run_dir, self._token, self._fence = run_dir, token, fence
+        self._read = self.start  # number of the last line taken in
+        self._notice, self._patience, self._rng = notice, patience, rng or random.Random()
+        self._ws: ClientConnection | None = None
+        self._lines: deque[tuple[int, bytes | Exit]] = deque()
+        self._held = 0
+        self._news, self._room = asyncio.Event(), asyncio.Event()
+        self._inputs: dict[str, tuple[str, asyncio.Future[None]]] = {}  # not yet known to be applied
+        self._acked = self._ack_sent = 0
+        self._ack_news = asyncio.Event()
+        self._exited = self._closed = False
+        self._error: AgentGone | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def open(self, timeout: float) -> None:
+        """Connects, waiting for a relay that is only just starting.
+
+        Raises WorkletStartFailed when none answers in `timeout` seconds, AgentGone when it does not let us in.
+        """
+        end, pause = time.monotonic() + timeout, 0.005
+        while True:
+            try:
+                ws = await self._connect()
+                break
+            except (OSError, TimeoutError, _HandshakeFailed) as error:
+                if time.monotonic() + pause > end:
+                    raise WorkletStartFailed(f"The worklet's relay did not answer within {timeout:.0f} s.") from error
+            await asyncio.sleep(pause)
+            pause = min(0.05, pause * 1.5)
+        self._tasks = [asyncio.create_task(self._keep(ws)), asyncio.create_task(self._acknowledge())]
+
+    async def lines(self) -> AsyncIterator[tuple[int, bytes | Exit]]:
+        """Numbered lines, each once and in order. Ends after Exit or `close`; raises AgentGone when all is lost."""
+        while not self._closed:
+            while self._lines:
+                number, content = self._lines.popleft()
+                self._held -= len(content) if isinstance(content, bytes) else 0
+                self._room.set()
+                yield number, content
+                if isinstance(content, Exit):
+                    return
+            if self._error is not None:
+                raise self._error
+            self._news.clear()
+            if not self._lines and self._error is None and not self._closed:
+                await self._news.wait()
+
+    async def put(self, key: str, line: dict[str, Any]) -> None:
+        """Writes an input line to the process, once for each `key`; returns when the relay has done it.
+
+        Raises AgentGone when it never will.
+        """
+        await asyncio.shield(self.post(key, line))
+
+    def post(self, key: str, line: dict[str, Any]) -> asyncio.Future[None]:
+        """`put` without waiting."""
+        if self._error is not None or self._closed:
+            raise self._error or AgentGone()
+        if key in self._inputs:
+            return self._inputs[key][1]
+        frame = json.dumps({"type": "in", "id": key, "line": line})
+        done = asyncio.get_running_loop().create_future()
+        done.add_done_callback(lambda f: f.cancelled() or f.exception())  # `post` may not look at it
+        self._inputs[key] = (frame, done)
+        if self._ws is not None:
+            self._start(self._send(self._ws, frame))
+        return done
+
+    def ack(self, number: int) -> None:
+        """Everything up to `number` is stored."""
+        self._acked = max(self._acked, number)
+        self._ack_news.set()
+
+    async def close(self) -> None:
+        """Lets go. What is not acknowledged comes again at the next `open`."""
+        self._closed = True
+        self._news.set()
+        await self._flush_ack()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._ws is not None:
+            await self._ws.close()
+            self._ws = None
+        self._fail_inputs(AgentGone("Flow let go of the agent before it took the input."))
+
+    async def _connect(self) -> ClientConnection:
+        """A connection on which the relay has welcomed us; every input that may not have arrived is sent again."""
+        from websockets.asyncio.client import connect
+        from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+        made = socket.socket(socket.AF_UNIX)
+        made.setblocking(False)
+        try:
+            with short_path(self._run_dir, SOCKET) as path:
+                await asyncio.wait_for(asyncio.get_running_loop().sock_connect(made, path), _HANDSHAKE_SECONDS)
+            ws = await connect(
+                "ws://relay/",
+                sock=made,
+                additional_headers={"Authorization": f"Bearer {self._token}"},
+                user_agent_header=None,
+                compression=None,
+                max_size=64 << 20,
+                proxy=None,
+                open_timeout=_HANDSHAKE_SECONDS,
+                close_timeout=1,
+                ping_interval=15,
+                ping_timeout=15,
+            )
+        except InvalidStatus as error:
+            made.close()
+            raise AgentGone("The worklet refuses Flow's token.") from error
+        except (ConnectionClosed, EOFError, ValueError) as error:
+            made.close()
+            raise _HandshakeFailed(str(error)) from error
+        except BaseException:
+            made.close()
+            raise
+        try:
+            await self._greet(ws)
+        except ConnectionClosed as error:
+            raise self._refusal(error) or _HandshakeFailed(str(error)) from error
+        except BaseException:
+            await ws.close()
+            raise
+        return ws
+
+    async def _greet(self, ws: ClientConnection) -> None:
+        hello = {"type": "hello", "seq": self._read, "epoch": self.epoch or None, "fence": self._fence}
+        await ws.send(json.dumps(hello))
+        welcome = json.loads(await asyncio.wait_for(ws.recv(), _HANDSHAKE_SECONDS))
+        if self.epoch not in ("", welcome["epoch"]):
+            raise OtherEpoch
+        self.epoch, self.pending = welcome["epoch"], welcome["pending"]
+        self.exited_before = welcome["state"] == "exited"
+        self._ack_sent = 0
+        for frame, _ in list(self._inputs.values()):
+            await ws.send(frame)
+        self._ws = ws
+        for frame, _ in list(self._inputs.values()):  # came while the others were on their way; repeating is harmless
+            await ws.send(frame)
+        self._ack_news.set()
+
+    async def _keep(self, ws: ClientConnection) -> None:
+        """Reads, and connects again, until the process or the relay has ended."""
+        from websockets.exceptions import ConnectionClosed
+
+        try:
+            while True:
+                try:
+                    async for frame in ws:
+                        await self._take(frame)
+                    closed = None
+                except ConnectionClosed as error:
+                    closed = error
+                self._ws = None
+                if self._exited:
+                    return
+                if refusal := self._refusal(closed):
+                    raise refusal
+                ws = await self._again()
+        except AgentGone as error:
+            self._error = error
+            self._fail_inputs(error)
+        finally:
+            self._news.set()
+
+    async def _again(self) -> ClientConnection:
+        """Reconnects with exponential backoff and full jitter. Raises AgentGone when nobody listens any more."""
+        lost, attempt = time.monotonic(), 0
+        while True:
+            await asyncio.sleep(self._rng.uniform(0, min(5.0, 0.05 * 2**attempt)))
+            attempt += 1
+            try:
+                return await self._connect()
+            except (OSError, TimeoutError, _HandshakeFailed) as error:
+                # A living relay always listens: then these two cannot happen.
+                nobody = isinstance(error, FileNotFoundError | ConnectionRefusedError)
+                if time.monotonic() - lost > (self._patience if nobody else _STUCK_SECONDS):
+                    raise AgentGone from error
+
+    async def _take(self, frame: str | bytes) -> None:
+        if isinstance(frame, str):
+            self._take_message(json.loads(frame))
+            return
+        head, _, rest = frame.partition(b"\n")
+        for number, line in enumerate(rest.split(b"\n"), int(head)):
+            if number <= self._read:
+                continue
+            self._read = number
+            self._notice(line)
+            self._held += len(line)
+            self._lines.append((number, line))
+        self._news.set()
+        while self._held > _HELD_BYTES:
+            self._room.clear()
+            await self._room.wait()
+
+    def _take_message(self, message: dict[str, Any]) -> None:
+        match message["type"]:
+            case "inack":
+                if entry := self._inputs.pop(message["id"], None):
+                    _resolve(entry[1], None)
+            case "inerror":
+                if entry := self._inputs.pop(message["id"], None):
+                    _resolve(entry[1], AgentGone(f"Claude could not take the input: {message['error']}."))
+            case "exit":
+                self._exited, self._read = True, message["seq"]
+                self._lines.append((message["seq"], Exit(message["code"], message["stderr"])))
+                self._fail_inputs(AgentGone())
+                self._news.set()
+
+    async def _acknowledge(self) -> None:
+        """One ack for all lines of a moment; at once when the exit is stored, since the relay waits for that."""
+        while True:
+            self._ack_news.clear()
+            if self._acked == self._ack_sent:
+                await self._ack_news.wait()
+            if not (self._exited and self._acked == self._read):
+                await asyncio.sleep(_ACK_SECONDS)
+            await self._flush_ack()
+            if self._ws is None:
+                await self._ack_news.wait()
+
+    async def _flush_ack(self) -> None:
+        if self._ws is not None and self._acked > self._ack_sent:
+            self._ack_sent = self._acked
+            await self._send(self._ws, json.dumps({"type": "ack", "seq": self._acked}))
+
+    async def _send(self, ws: ClientConnection, frame: str) -> None:
+        from websockets.exceptions import ConnectionClosed
+
+        with suppress(ConnectionClosed):  # sent again after the reconnect
+            await ws.send(frame)
+
+    def _start(self, sending: Any) -> None:
+        task = asyncio.create_task(sending)
+        self._tasks.append(task)
+        task.add_done_callback(self._tasks.remove)
+
+    def _fail_inputs(self, error: AgentGone) -> None:
+        for _, done in self._inputs.values():
+            _resolve(done, error)
+        self._inputs.clear()
+
+    def _refusal(self, closed: Any) -> AgentGone | None:
+        """What the relay's close code means, if it will not have us again."""
+        code = closed.rcvd.code if closed is not None and closed.rcvd is not None else None
+        if code in (_SUPERSEDED, _LOW_FENCE):
+            return Refused()
+        return OtherEpoch() if code == _OTHER_EPOCH else None
+
+
+class _HandshakeFailed(Exception):
+    """The relay was reached, but ended the connection before welcoming us."""
+
+
+def _resolve(done: asyncio.Future[None], error: Exception | None) -> None:
+    if not done.done():
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
