@@ -85,7 +85,9 @@ def _button(element: Json, path: str) -> Iterator[str]:
 def _choices(element: Json, path: str) -> Iterator[str]:
     kind = element["type"]
     limit = {"overflow": 5, "checkboxes": 10, "radio_buttons": 10}.get(kind, 100)
-    if kind in ("overflow", "checkboxes", "radio_buttons") or (kind.endswith("static_select") and "option_groups" not in element):
+    if kind in ("overflow", "checkboxes", "radio_buttons") or (
+        kind.endswith("static_select") and "option_groups" not in element
+    ):
         yield from _options(element.get("options"), limit, f"{path}/options")
     for index, group in enumerate(element.get("option_groups") or []):
         yield from _options(group.get("options"), 100, f"{path}/option_groups/{index}/options")

@@ -76,7 +76,12 @@ class Events:
 
     def joined(self, user: User, channel: Channel) -> None:
         """`member_joined_channel`."""
-        event = {"type": "member_joined_channel", "user": user.id, "channel": channel.id, "team": self._workspace.team_id}
+        event = {
+            "type": "member_joined_channel",
+            "user": user.id,
+            "channel": channel.id,
+            "team": self._workspace.team_id,
+        }
         for app in self._apps_in(channel, "member_joined_channel"):
             self._send(app, {**event, "event_ts": self._workspace.new_ts()})
 

@@ -1,10 +1,10 @@
 """Faults that a test orders: the next calls of a method, the sockets, the order of events.
 
-    slack.faults.fail("chat.update", status=429, retry_after=2)       the next call is refused
-    slack.faults.fail("chat.postMessage", status=500, after=True)     it takes effect, and still answers 500
-    slack.faults.reset("chat.postMessage", times=2, after=True)       it takes effect, then the connection breaks
-    slack.faults.refuse_handshakes(1)                                 the next WebSocket handshake gets HTTP 403
-    slack.faults.disconnect("refresh_requested")                      what Slack says before it closes a socket
+slack.faults.fail("chat.update", status=429, retry_after=2)       the next call is refused
+slack.faults.fail("chat.postMessage", status=500, after=True)     it takes effect, and still answers 500
+slack.faults.reset("chat.postMessage", times=2, after=True)       it takes effect, then the connection breaks
+slack.faults.refuse_handshakes(1)                                 the next WebSocket handshake gets HTTP 403
+slack.faults.disconnect("refresh_requested")                      what Slack says before it closes a socket
 """
 
 from collections import deque
@@ -58,7 +58,7 @@ class Faults:
         times: int = 1,
         after: bool = False,
     ) -> None:
-        """The next `times` calls answer `status`; with `error`, a body `{"ok": false, "error": error}` (status 200 then)."""
+        """The next `times` calls answer `status`; with only `error`, HTTP 200 and `{"ok": false, "error": error}`."""
         chosen = 200 if error and status == 500 else status
         self._script(method, Fault("fail", after, chosen, error, retry_after), times)
 

@@ -1,4 +1,4 @@
-"""What people do to an app besides writing: commands, clicks, modals, shortcuts; and the `response_url`s they hand out."""
+"""What people do to an app besides writing: commands, clicks, modals, shortcuts; and the `response_url`s of those."""
 
 import copy
 import uuid
@@ -101,6 +101,7 @@ class Interactions:
             "response_url": self.response_url(ResponseUrl(app, user, channel, 0)),
             "trigger_id": self.trigger(app, user),
         }
+
         def show(response: Any) -> Result:
             try:
                 return Result(True, response, message=self._ack_message(app, user, channel, response))
@@ -225,9 +226,7 @@ class Interactions:
             "channel": {"id": channel.id, "name": channel.name or "directmessage"},
             "message": self._messages.present(record),
             "state": {"values": values or {}},
-            "response_url": self.response_url(
-                ResponseUrl(app, user, channel, 0, record, record.body.get("thread_ts"))
-            ),
+            "response_url": self.response_url(ResponseUrl(app, user, channel, 0, record, record.body.get("thread_ts"))),
             "actions": [{**action, "action_ts": self._workspace.new_ts()}],
         }
         return self._result(await self._sockets.ask(app, "interactive", payload, accepts_response=True))
@@ -263,7 +262,9 @@ class Interactions:
                 "channel": {"id": channel.id, "name": channel.name or "directmessage"},
                 "message_ts": record.ts,
                 "message": self._messages.present(record),
-                "response_url": self.response_url(ResponseUrl(app, user, channel, 0, None, record.body.get("thread_ts"))),
+                "response_url": self.response_url(
+                    ResponseUrl(app, user, channel, 0, None, record.body.get("thread_ts"))
+                ),
             }
         return self._result(await self._sockets.ask(app, "interactive", payload, accepts_response=False))
 
@@ -274,7 +275,9 @@ class Interactions:
 
     def open_view(self, app: App, user: User, body: Json, previous: View | None = None) -> View:
         view_id = self._workspace.new_id("V")
-        view = View(view_id, app, user, body, previous.root_id if previous else view_id, previous.id if previous else None)
+        view = View(
+            view_id, app, user, body, previous.root_id if previous else view_id, previous.id if previous else None
+        )
         self._stamp(view)
         self.views[view_id] = view
         self._workspace.changed("view", user=user.id, view=view_id)
@@ -318,7 +321,7 @@ class Interactions:
         }
 
     async def submit(self, view: View, values: Json) -> Result:
-        """`view_submission` with `values` = {block_id: {action_id: {"type": …, "value": …}}}; obeys `response_action`."""
+        """`view_submission` with `values` as `state.values` has them; obeys `response_action`."""
         view.values = values
         payload = {
             **self._common("view_submission", view.app, view.user),
@@ -347,5 +350,9 @@ class Interactions:
         self.close_views(view, whole_stack=False)
         if not view.body.get("notify_on_close"):
             return Result(True)
-        payload = {**self._common("view_closed", view.app, view.user), "view": self.view_object(view), "is_cleared": False}
+        payload = {
+            **self._common("view_closed", view.app, view.user),
+            "view": self.view_object(view),
+            "is_cleared": False,
+        }
         return self._result(await self._sockets.ask(view.app, "interactive", payload, accepts_response=False))

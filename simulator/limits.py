@@ -2,7 +2,8 @@
 
 Tiers are calls per minute (docs.slack.dev, "Rate limits"): 1+, 20+, 50+, 100+. Slack does not publish bursts; here a
 method may be called as often as its tier says within any 60 seconds. Methods with rules of their own get figures that
-stay within what the documentation calls tolerable. `chat.postMessage` has one call per second and channel, with a short burst.
+stay within what the documentation calls tolerable. `chat.postMessage` has one call per second and channel, with a
+short burst.
 """
 
 import math

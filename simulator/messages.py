@@ -126,7 +126,9 @@ class Messages:
     def _told(self, kind: str, record: Record) -> None:
         self._workspace.changed(kind, channel=record.channel.id, ts=record.ts)
 
-    def ephemeral(self, app: App | None, user: User, channel: Channel, content: Json, thread_ts: str | None = None) -> Record:
+    def ephemeral(
+        self, app: App | None, user: User, channel: Channel, content: Json, thread_ts: str | None = None
+    ) -> Record:
         """A message that only `user` sees; without an app it comes from Slackbot."""
         author = {"user": app.bot.id, "bot_id": app.bot.bot_id, "app_id": app.id} if app else {"user": "USLACKBOT"}
         body: Json = {"type": "message", "is_ephemeral": True, "ts": self._workspace.new_ts(), **author, **content}

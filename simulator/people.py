@@ -7,17 +7,17 @@ from typing import Any
 
 from simulator.core import Core
 from simulator.events import Events
+from simulator.inputs import block_elements, chosen, view_values
 from simulator.interactions import Interactions, Result, View
 from simulator.messages import Messages
 from simulator.state import App, Channel, Record, Revision, Upload, User, Workspace
 from simulator.text import visible_text
 
 Json = dict[str, Any]
-CLICKABLE = ("actions", "section", "context_actions", "input")
 
 
 class People:
-    """Users and channels are named by id or name ("maya", "#general"); "dm" is the person's conversation with the bot."""
+    """Users and channels go by id or name ("maya", "#general"); "dm" is the person's conversation with the bot."""
 
     core: Core
     workspace: Workspace
@@ -50,7 +50,9 @@ class People:
                 channel.members.append(user.id)
         return user
 
-    def add_channel(self, name: str, *, private: bool = False, members: Sequence[str] = (), with_bot: bool = True) -> Channel:
+    def add_channel(
+        self, name: str, *, private: bool = False, members: Sequence[str] = (), with_bot: bool = True
+    ) -> Channel:
         """A new channel with everybody in it, or only `members`."""
         people = [self.user(m).id for m in members] or [u.id for u in self.workspace.users.values() if not u.is_bot]
         bots = [self.app.bot.id] if with_bot else []
@@ -109,7 +111,13 @@ class People:
         return await self._interactions.command(self.user(user), self.channel(channel, user), command, text)
 
     async def click(
-        self, user: str, message: Mapping[str, Any] | str, action_id: str, *, value: str | None = None, block_id: str = ""
+        self,
+        user: str,
+        message: Mapping[str, Any] | str,
+        action_id: str,
+        *,
+        value: str | None = None,
+        block_id: str = "",
     ) -> Result:
         """Presses a button (or chooses `value` in a menu) of a message, ephemeral ones too; KeyError if it has none."""
         record = self.record(message)
@@ -179,7 +187,9 @@ class People:
         """Messages of a channel without its threads' replies; or a thread, its parent first. Each has its `channel`."""
         target = self.channel(channel, user)
         if thread_ts is None:
-            shown = [r for r in target.messages.values() if not r.thread_ts or r.body.get("subtype") == "thread_broadcast"]
+            shown = [
+                r for r in target.messages.values() if not r.thread_ts or r.body.get("subtype") == "thread_broadcast"
+            ]
             shown = [record for record in shown if not record.deleted or target.replies(record.ts)]
         else:
             parent = target.messages.get(thread_ts)
@@ -243,66 +253,3 @@ def _mentioned(text: str, name: str, user_id: str) -> str:
         text = f"{text[:found]}<@{user_id}>{text[end:]}"
         start = found + len(user_id) + 3
     return text
-
-
-def block_elements(block: Mapping[str, Any]) -> list[Json]:
-    """The elements of a block that a person can use."""
-    if block.get("type") not in CLICKABLE:
-        return []
-    elements: list[Json] = list(block.get("elements") or [])
-    elements += [block[name] for name in ("accessory", "element") if isinstance(block.get(name), dict)]
-    for element in list(elements):
-        if element.get("type") == "feedback_buttons":
-            elements += [
-                {**element, **element[name], "type": "feedback_buttons"}
-                for name in ("positive_button", "negative_button")
-                if name in element
-            ]
-    return elements
-
-
-def chosen(element: Json, value: str | None) -> Json:
-    """The element as it stands in a `block_actions` payload, with what was chosen."""
-    keep = {k: element[k] for k in ("type", "action_id", "block_id", "text", "value", "style", "url") if k in element}
-    if element["type"] == "button" or value is None:
-        return keep
-    return keep | input_value(element, value)
-
-
-def view_values(blocks: Sequence[Mapping[str, Any]], values: Mapping[str, str]) -> Json:
-    """The `state.values` of a modal filled with `values` (by `action_id`), initial values where none is given."""
-    state: Json = {}
-    for block in blocks:
-        for element in block_elements(block):
-            action_id = element.get("action_id")
-            if action_id and element["type"] not in ("button", "overflow"):
-                state.setdefault(block["block_id"], {})[action_id] = {
-                    "type": element["type"],
-                    **input_value(element, values.get(action_id)),
-                }
-    return state
-
-
-def input_value(element: Mapping[str, Any], value: str | None) -> Json:
-    """What an input of this type puts into its state."""
-    kind = element["type"]
-    if "select" in kind or kind in ("radio_buttons", "overflow", "checkboxes"):
-        return _selection(element, kind, value)
-    if kind in ("datepicker", "timepicker"):
-        name = f"selected_{kind.removesuffix('picker')}"
-        return {name: value if value is not None else element.get(f"initial_{kind.removesuffix('picker')}")}
-    return {"value": value if value is not None else element.get("initial_value")}
-
-
-def _selection(element: Mapping[str, Any], kind: str, value: str | None) -> Json:
-    source = next((s for s in ("users", "conversations", "channels") if s in kind), "")
-    if source:
-        single = source.removesuffix("s")
-        plural = {f"selected_{source}": [value] if value else []}
-        return plural if kind.startswith("multi") else {f"selected_{single}": value or element.get(f"initial_{single}")}
-    groups = element.get("option_groups") or []
-    options = [*(element.get("options") or []), *(o for group in groups for o in group["options"])]
-    picked = [o for o in options if o.get("value") in (value or "").split(",")] if value is not None else None
-    if kind.startswith("multi") or kind == "checkboxes":
-        return {"selected_options": picked if picked is not None else element.get("initial_options", [])}
-    return {"selected_option": picked[0] if picked else element.get("initial_option") if value is None else None}

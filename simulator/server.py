@@ -8,6 +8,7 @@ from aiohttp import web
 
 from simulator.core import Core
 from simulator.errors import SlackError
+from simulator.pageserver import Page
 from simulator.webapi.server import ApiServer
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def build_app(core: Core, slack: "SlackSimulator") -> web.Application:
             web.post("/upload/{id}", doors.upload),
             web.get("/files-pri/{place}/{name}", doors.download),
             web.post("/response/{token}", doors.respond),
+            *Page(slack).routes(),
         ]
     )
     return app

@@ -118,11 +118,24 @@ class SlackSimulator(People):
         app_token: str = "",
         channels: Sequence[str] = ("general", "engineering"),
     ) -> App:
-        """Installs another app; tokens are made up unless given. The bot joins `channels` and has a DM with everybody."""
+        """Installs an app, with made-up tokens unless given; its bot joins `channels` and has a DM with everyone."""
         workspace = self.workspace
-        chosen = manifest if isinstance(manifest, Manifest) else load(manifest) if manifest else Manifest(name=name or "Flow")
+        chosen = (
+            manifest
+            if isinstance(manifest, Manifest)
+            else load(manifest)
+            if manifest
+            else Manifest(name=name or "Flow")
+        )
         app_id, bot_id = workspace.new_id("A"), workspace.new_id("B")
-        bot = User(workspace.new_id("U"), chosen.bot_name if not name else name.lower(), name or chosen.name, "4a154b", app_id, bot_id)
+        bot = User(
+            workspace.new_id("U"),
+            chosen.bot_name if not name else name.lower(),
+            name or chosen.name,
+            "4a154b",
+            app_id,
+            bot_id,
+        )
         app = App(
             app_id,
             name or chosen.name,

@@ -1,8 +1,8 @@
 """Socket Mode, Slack's side: tickets, sockets, envelopes, acknowledgements, redelivery.
 
 Behaviour after docs.slack.dev "Using Socket Mode": a URL works once and for a short time; at most 10 sockets an app;
-an envelope goes to one of them and wants its id back within 3 seconds. Events come again (at once, after one minute, after
-five); slash commands and interactions do not.
+an envelope goes to one of them and wants its id back within 3 seconds. Events come again (at once, after one minute,
+after five); slash commands and interactions do not.
 """
 
 import asyncio
@@ -318,7 +318,7 @@ class Sockets:
     ) -> Answer:
         """Sends a command or interaction once and waits for its acknowledgement, at most 3 seconds.
 
-        `on_payload` takes effect in the moment the acknowledgement arrives, before anything that the app sends after it.
+        `on_payload` takes effect as the acknowledgement arrives, before anything that the app sends after it.
         """
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         envelope = {"type": kind, "accepts_response_payload": accepts_response, "payload": payload}

@@ -33,7 +33,7 @@ class User:
 
 @dataclass(slots=True)
 class Revision:
-    """One state of a message: `kind` is "post", "update", "append", "stop", "react" or "delete"; `time` in epoch seconds."""
+    """A message from `time` (epoch seconds) on; `kind`: "post", "update", "append", "stop", "react" or "delete"."""
 
     time: float
     kind: str
@@ -200,7 +200,9 @@ class Workspace:
         for candidate in self.channels.values():
             if candidate.name == wanted and wanted:
                 return candidate
-        raise KeyError(f"there is no channel {channel!r}; channels: {', '.join(c.name for c in self.channels.values())}")
+        raise KeyError(
+            f"there is no channel {channel!r}; channels: {', '.join(c.name for c in self.channels.values())}"
+        )
 
     def app_of(self, user_id: str) -> App | None:
         user = self.users.get(user_id)

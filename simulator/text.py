@@ -11,7 +11,9 @@ from typing import Any
 
 Json = dict[str, Any]
 
-_TOKEN = re.compile(r"<(@[UW][A-Z0-9]+(?:\|[^<>\n]*)?|#[CGD][A-Z0-9]+(?:\|[^<>\n]*)?|![^<>\n]+|(?:https?://|mailto:|tel:)[^<>\n]+)>")
+_TOKEN = re.compile(
+    r"<(@[UW][A-Z0-9]+(?:\|[^<>\n]*)?|#[CGD][A-Z0-9]+(?:\|[^<>\n]*)?|![^<>\n]+|(?:https?://|mailto:|tel:)[^<>\n]+)>"
+)
 _URL = re.compile(r"https?://[^\s<>|`]*[^\s<>|`.,;:!?'\")\]]")
 _BARE_AMPERSAND = re.compile(r"&(?!(?:amp|lt|gt);)")
 
@@ -144,10 +146,9 @@ def _rich_leaf(element: Mapping[str, Any], names: Mapping[str, str]) -> str:
     kind = element.get("type", "")
     if kind.startswith("rich_text"):
         return _rich(element, names)
-    if kind == "user":
-        return "@" + names.get(element["user_id"], element["user_id"])
-    if kind == "channel":
-        return "#" + names.get(element["channel_id"], element["channel_id"])
+    if kind in ("user", "channel"):
+        named = str(element[f"{kind}_id"])
+        return ("@" if kind == "user" else "#") + names.get(named, named)
     if kind == "broadcast":
         return "@" + str(element["range"])
     if kind == "emoji":
@@ -156,7 +157,11 @@ def _rich_leaf(element: Mapping[str, Any], names: Mapping[str, str]) -> str:
 
 
 def _task(block: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    parts = [_object(block.get("title"), names), _inner(block.get("details"), names), _inner(block.get("output"), names)]
+    parts = [
+        _object(block.get("title"), names),
+        _inner(block.get("details"), names),
+        _inner(block.get("output"), names),
+    ]
     return "\n".join(part for part in parts if part)
 
 

@@ -62,7 +62,9 @@ def check_blocks(blocks: Any) -> None:
     if sum(block.get("type") == "table" for block in blocks) > 1:
         raise SlackError("invalid_attachments", "[ERROR] only_one_table_allowed")
     if expanded_items(blocks) > MAX_ITEMS:
-        raise SlackError("invalid_blocks", f"[ERROR] no more than {MAX_ITEMS} items after expansion [json-pointer:/blocks]")
+        raise SlackError(
+            "invalid_blocks", f"[ERROR] no more than {MAX_ITEMS} items after expansion [json-pointer:/blocks]"
+        )
 
 
 def _check_sizes(blocks: list[Json]) -> None:

@@ -9,7 +9,7 @@ from simulator.webapi.call import Call, method
 Json = dict[str, Any]
 
 
-@method("blocks.validate", token="none")
+@method("blocks.validate", caller="anyone")
 async def validate(call: Call) -> Json:
     blocks, message, view = (call.structured(name) for name in ("blocks", "message", "view"))
     if view is not None:

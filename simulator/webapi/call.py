@@ -12,7 +12,7 @@ from simulator.errors import SlackError
 from simulator.state import App, Channel, Record, User
 
 Json = dict[str, Any]
-TokenKind = Literal["bot", "app", "none"]
+Caller = Literal["bot", "app", "anyone"]
 STRUCTURED = ("blocks", "attachments", "chunks", "view", "metadata", "files", "loading_messages", "prompts", "message")
 SCOPE_FAMILY = {"channel": "channels", "group": "groups", "im": "im", "mpim": "mpim"}
 
@@ -104,17 +104,17 @@ class Method:
 
     handler: Handler
     scopes: tuple[str, ...]
-    token: TokenKind
+    caller: Caller
 
 
 METHODS: dict[str, Method] = {}
 
 
-def method(name: str, *scopes: str, token: TokenKind = "bot") -> Callable[[Handler], Handler]:
+def method(name: str, *scopes: str, caller: Caller = "bot") -> Callable[[Handler], Handler]:
     """Registers a handler under its Slack name."""
 
     def register(handler: Handler) -> Handler:
-        METHODS[name] = Method(handler, scopes, token)
+        METHODS[name] = Method(handler, scopes, caller)
         return handler
 
     return register

@@ -21,7 +21,11 @@ async def post_message(call: Call) -> Json:
     if thread_ts and call.flag("reply_broadcast"):
         content["subtype"] = "thread_broadcast"
     record = call.core.messages.by_app(call.app, channel, content, thread_ts, metadata=metadata)
-    answer: Json = {"channel": channel.id, "ts": record.ts, "message": call.core.messages.present(record, metadata=True)}
+    answer: Json = {
+        "channel": channel.id,
+        "ts": record.ts,
+        "message": call.core.messages.present(record, metadata=True),
+    }
     if warnings:
         answer |= {"warning": ",".join(warnings), "response_metadata": {"warnings": warnings}}
     return answer
@@ -57,7 +61,9 @@ async def update(call: Call) -> Json:
 
 def _changes(call: Call) -> Json:
     """What an update changes: new blocks show no "(edited)" mark; text alone removes the old blocks and shows it."""
-    given = {name: call.structured(name, "invalid_blocks_format") for name in ("blocks", "attachments") if name in call.args}
+    given: Json = {
+        name: call.structured(name, "invalid_blocks_format") for name in ("blocks", "attachments") if name in call.args
+    }
     if markdown := call.text("markdown_text"):
         if "text" in call.args or "blocks" in given:
             raise SlackError("markdown_text_conflict")

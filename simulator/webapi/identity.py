@@ -7,7 +7,7 @@ from simulator.webapi.call import Call, method
 Json = dict[str, Any]
 
 
-@method("api.test", token="none")
+@method("api.test", caller="anyone")
 async def api_test(call: Call) -> Json:
     return {"args": {key: value for key, value in call.args.items() if key != "token"}}
 
@@ -26,7 +26,7 @@ async def auth_test(call: Call) -> Json:
     }
 
 
-@method("apps.connections.open", token="app")
+@method("apps.connections.open", caller="app")
 async def connections_open(call: Call) -> Json:
     ticket = call.core.sockets.issue_ticket(call.app)
     return {"url": f"{call.core.socket_url}/link/?ticket={ticket}&app_id={call.app.id}"}

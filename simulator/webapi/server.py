@@ -64,13 +64,13 @@ class ApiServer:
 
     def _authenticate(self, token: str, method: Method) -> App:
         apps = self._core.workspace.apps.values()
-        if method.token == "none":
+        if method.caller == "anyone":
             return next(iter(apps))
         if not token:
             raise SlackError("not_authed")
         for app in apps:
             if token in (app.bot_token, app.app_token):
-                if token != (app.app_token if method.token == "app" else app.bot_token):
+                if token != (app.app_token if method.caller == "app" else app.bot_token):
                     raise SlackError("not_allowed_token_type")
                 return app
         raise SlackError("invalid_auth")

@@ -105,7 +105,9 @@ def _check_chunk(chunk: Json) -> None:
             valid = isinstance(chunk.get("text"), str)
         case "task_update":
             valid = bool(chunk.get("id")) and chunk.get("status", "pending") in TASK_STATES
-            valid = valid and all(len(str(chunk.get(n) or "")) <= MAX_TASK_FIELD for n in ("title", "details", "output"))
+            valid = valid and all(
+                len(str(chunk.get(n) or "")) <= MAX_TASK_FIELD for n in ("title", "details", "output")
+            )
         case "plan_update":
             valid = 0 < len(str(chunk.get("title") or "")) <= MAX_TASK_FIELD
         case "blocks":
