@@ -57,6 +57,7 @@ class DockerRuntime:
         self._memory, self._cpus, self._pids = memory, cpus, pids
         self._command = command
         self._engine = Engine(host)
+        self._ncpu: int | None = None
 
     async def check(self) -> None:
         await self._engine.call("query", self._require_image, timeout=15)
@@ -212,11 +213,11 @@ class DockerRuntime:
             init=True,
             mem_limit=self._memory,
             memswap_limit=self._memory,  # else swap doubles it
-            nano_cpus=int(self._cpus * 1e9),
+            nano_cpus=int(min(self._cpus, self._processors(client)) * 1e9),
             pids_limit=self._pids,
             oom_score_adj=500,
             shm_size=64 * _MEBIBYTE,
-            ulimits=[Ulimit(name="nofile", soft=65536, hard=65536), Ulimit(name="core", soft=0, hard=0)],
+            ulimits=[Ulimit(name="nofile", soft=16384, hard=16384), Ulimit(name="core", soft=0, hard=0)],
             log_config=LogConfig(type="json-file", config={"max-size": "5m", "max-file": "2"}),
             restart_policy={"Name": "no"},
         )
@@ -230,6 +231,12 @@ class DockerRuntime:
 
     def _limits(self) -> dict[str, Any]:
         return {"memory": self._memory, "cpus": self._cpus, "pids": self._pids}
+
+    def _processors(self, client: DockerClient) -> int:
+        """The engine refuses a limit above what the machine has."""
+        if self._ncpu is None:
+            self._ncpu = int(client.info()["NCPU"])
+        return self._ncpu
 
     def _tmp_size(self) -> str:
         return f"{max(16, min(512, self._memory // _MEBIBYTE // 4))}m"

@@ -8,7 +8,9 @@ pool is never used: name lookups live there. docker-py is imported at the first 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -44,7 +46,7 @@ class Engine:
         try:
             async with asyncio.timeout(timeout or self._timeout):
                 client = await self._connected()
-                return await self._run(pool, lambda: work(client))
+                return await self._run(pool, lambda: self._ask(client, work))
         except TimeoutError as e:
             raise RuntimeUnavailable(
                 f"The Docker engine did not answer within {timeout or self._timeout:.0f} s."
@@ -67,6 +69,13 @@ class Engine:
             self._client.close()
             self._client = None
 
+    def _ask(self, client: DockerClient, work: Callable[[DockerClient], T]) -> T:
+        try:
+            _knock(self.host)
+        except OSError as e:
+            raise _away(e, self.host) from e
+        return work(client)
+
     async def _run(self, pool: Pool, work: Callable[[], T]) -> T:
         if pool not in self._pools:
             self._pools[pool] = ThreadPoolExecutor(_SIZES[pool], thread_name_prefix=f"docker-{pool}")
@@ -77,6 +86,14 @@ class Engine:
             if self._client is None:
                 self._client = await self._run("query", lambda: _connect(self.host, self._timeout))
             return self._client
+
+
+def _knock(host: str) -> None:
+    """Raises OSError when nobody listens at a local `host`. docker-py leaves a socket open for every failed try."""
+    if host.startswith("unix://"):
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
+            probe.settimeout(10)
+            probe.connect(host.removeprefix("unix://"))
 
 
 def _connect(host: str, timeout: float) -> DockerClient:
@@ -94,6 +111,10 @@ def _connect(host: str, timeout: float) -> DockerClient:
         made.api.trust_env = False  # else HTTP_PROXY and REQUESTS_CA_BUNDLE come between us and the engine
         return made
 
+    try:
+        _knock(host)
+    except OSError as e:
+        raise _away(e, host) from e
     # Naming a version keeps the constructor from calling the engine before trust_env is off.
     first = client("1.41")
     try:
@@ -103,21 +124,25 @@ def _connect(host: str, timeout: float) -> DockerClient:
     return client(version)
 
 
+def _away(error: OSError, host: str) -> RuntimeUnavailable:
+    if isinstance(error, PermissionError):
+        return RuntimeUnavailable(
+            f"This user may not use the Docker engine at {host}.",
+            suggestion="Add the user to the docker group, log in again, then run `flow doctor`.",
+        )
+    return RuntimeUnavailable(f"No Docker engine answers at {host}.")
+
+
 def _unavailable(error: Exception, host: str) -> RuntimeUnavailable | None:
     """The error as RuntimeUnavailable when it means that no engine answered, else None."""
     import requests.exceptions
     from docker.errors import APIError, DockerException
 
-    if isinstance(error, APIError) or not isinstance(error, requests.exceptions.RequestException | DockerException):
-        return None
-    if "PermissionError" in repr(error):
-        return RuntimeUnavailable(
-            f"This user may not use the Docker engine at {host}.",
-            suggestion="Add the user to the docker group, log in again, then run `flow doctor`.",
-        )
     if isinstance(error, requests.exceptions.Timeout):
         return RuntimeUnavailable(f"The Docker engine at {host} did not answer in time.")
-    return RuntimeUnavailable(f"No Docker engine answers at {host}.")
+    if isinstance(error, requests.exceptions.RequestException | DockerException) and not isinstance(error, APIError):
+        return RuntimeUnavailable(f"No Docker engine answers at {host}.")
+    return None
 
 
 def explanation(error: Any) -> str:
