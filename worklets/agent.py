@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -29,7 +30,8 @@ class Agent:
     def __init__(self, link: RelayLink, run_dir: Path, worklet_id: str, earlier: Sequence[Batch]) -> None:
         self.worklet_id = worklet_id
         self._link, self._run_dir = link, run_dir
-        self._earlier = earlier
+        self._earlier = deque(earlier)
+        self._decoder, self._last = Decoder(), link.start
         self._answers: dict[str, asyncio.Future[None]] = {}  # to our control requests
 
     @classmethod
@@ -79,18 +81,17 @@ class Agent:
 
         Raises AgentGone when the relay is lost; what it had still written to its journal has been told before.
         """
-        for batch in self._earlier:
-            yield batch
-        decoder, last = Decoder(), self._link.start
+        while self._earlier:
+            yield self._earlier.popleft()
         try:
             async for number, content in self._link.lines():
-                last = number
-                yield Position(self.epoch, number), _decode(decoder, content)
+                self._last = number
+                yield Position(self.epoch, number), _decode(self._decoder, content)
         except (Refused, OtherEpoch):
             raise
         except AgentGone:
-            for number, content in await asyncio.to_thread(_rest, self._run_dir, self.epoch, last):
-                yield Position(self.epoch, number), _decode(decoder, content)
+            for number, content in await asyncio.to_thread(_rest, self._run_dir, self.epoch, self._last):
+                yield Position(self.epoch, number), _decode(self._decoder, content)
                 if isinstance(content, Exit):
                     return
             raise
