@@ -32,7 +32,7 @@ SOCKET = "gateway.sock"
 _ALLOWED = (
     ("POST", re.compile(r"/v1/messages")),
     ("POST", re.compile(r"/v1/messages/count_tokens")),
-    ("GET", re.compile(r"/v1/models(/[A-Za-z0-9._@:-]+)?")),
+    ("GET", re.compile(r"/v1/models(/[A-Za-z0-9][A-Za-z0-9._@:-]*)?")),
 )
 #: RFC 9110 7.6.1, and what must not pass from one side to the other: names, credentials, cookies.
 _HOP_BY_HOP = {
