@@ -8,6 +8,7 @@ from simulator.faults import Faults
 from simulator.interactions import Interactions
 from simulator.limits import RateLimits
 from simulator.messages import Messages
+from simulator.modals import Modals
 from simulator.sockets import Sockets
 from simulator.state import Workspace
 from simulator.tasks import Tasks
@@ -34,6 +35,7 @@ class Core:
     workspace: Workspace
     messages: Messages
     interactions: Interactions
+    modals: Modals
     sockets: Sockets
     limits: RateLimits
     faults: Faults

@@ -1,13 +1,12 @@
-"""What people do to an app besides writing: commands, clicks, modals, shortcuts; and the `response_url`s of those."""
+"""What people do to an app besides writing: commands, clicks, shortcuts; and the `response_url`s they carry."""
 
-import copy
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from simulator.envelopes import Answer, Envelopes
 from simulator.errors import SlackError
 from simulator.messages import Messages
-from simulator.sockets import Answer, Sockets
 from simulator.state import App, Channel, Record, User, Workspace
 from simulator.text import normalise
 from simulator.validation import check_content
@@ -42,20 +41,6 @@ class ResponseUrl:
     uses: int = 0
 
 
-@dataclass(slots=True)
-class View:
-    """A modal that a person has open. `values` is its state."""
-
-    id: str
-    app: App
-    user: User
-    body: Json
-    root_id: str
-    previous_id: str | None = None
-    open: bool = True
-    values: Json = field(default_factory=dict)
-
-
 @dataclass(frozen=True, slots=True)
 class Result:
     """How an app answered; `error` as Slack's clients name it; `message` is the ephemeral or post that resulted."""
@@ -69,14 +54,13 @@ class Result:
 class Interactions:
     """Sends commands and interactions to apps and does what their acknowledgement asks for."""
 
-    def __init__(self, workspace: Workspace, sockets: Sockets, messages: Messages) -> None:
+    def __init__(self, workspace: Workspace, envelopes: Envelopes, messages: Messages) -> None:
         self._workspace = workspace
-        self._sockets = sockets
+        self._envelopes = envelopes
         self._messages = messages
         self.base_url = ""
         self.triggers: dict[str, Trigger] = {}
         self.response_urls: dict[str, ResponseUrl] = {}
-        self.views: dict[str, View] = {}
 
     # --- slash commands
 
@@ -108,7 +92,7 @@ class Interactions:
             except SlackError:
                 return self._command_failed(user, channel, name, "invalid_command_response")
 
-        answer = await self._sockets.ask(app, "slash_commands", payload, accepts_response=True, on_payload=show)
+        answer = await self._envelopes.ask(app, "slash_commands", payload, accepts_response=True, on_payload=show)
         if answer.ok:
             assert isinstance(answer.effect, Result)
             return answer.effect
@@ -200,7 +184,7 @@ class Interactions:
 
     # --- clicks, shortcuts
 
-    def _common(self, kind: str, app: App, user: User) -> Json:
+    def common(self, kind: str, app: App, user: User) -> Json:
         return {
             "type": kind,
             "team": {"id": self._workspace.team_id, "domain": self._workspace.domain},
@@ -221,7 +205,7 @@ class Interactions:
         if thread_ts := record.body.get("thread_ts"):
             container["thread_ts"] = thread_ts
         payload = {
-            **self._common("block_actions", app, user),
+            **self.common("block_actions", app, user),
             "container": container,
             "channel": {"id": channel.id, "name": channel.name or "directmessage"},
             "message": self._messages.present(record),
@@ -229,32 +213,22 @@ class Interactions:
             "response_url": self.response_url(ResponseUrl(app, user, channel, 0, record, record.body.get("thread_ts"))),
             "actions": [{**action, "action_ts": self._workspace.new_ts()}],
         }
-        return self._result(await self._sockets.ask(app, "interactive", payload, accepts_response=True))
-
-    async def click_view(self, view: View, action: Json) -> Result:
-        """`block_actions` of a modal."""
-        payload = {
-            **self._common("block_actions", view.app, view.user),
-            "container": {"type": "view", "view_id": view.id},
-            "view": self.view_object(view),
-            "actions": [{**action, "action_ts": self._workspace.new_ts()}],
-        }
-        return self._result(await self._sockets.ask(view.app, "interactive", payload, accepts_response=True))
+        return self.result(await self._envelopes.ask(app, "interactive", payload, accepts_response=True))
 
     async def click_home(self, app: App, user: User, action: Json) -> Result:
         """`block_actions` of the app's home tab."""
         view = app.home[user.id]
         payload = {
-            **self._common("block_actions", app, user),
+            **self.common("block_actions", app, user),
             "container": {"type": "view", "view_id": view["id"]},
             "view": view,
             "actions": [{**action, "action_ts": self._workspace.new_ts()}],
         }
-        return self._result(await self._sockets.ask(app, "interactive", payload, accepts_response=True))
+        return self.result(await self._envelopes.ask(app, "interactive", payload, accepts_response=True))
 
     async def shortcut(self, app: App, user: User, callback_id: str, record: Record | None) -> Result:
         """A message shortcut on `record`, or a global one."""
-        payload = self._common("message_action" if record else "shortcut", app, user)
+        payload = self.common("message_action" if record else "shortcut", app, user)
         payload |= {"callback_id": callback_id, "action_ts": self._workspace.new_ts()}
         if record:
             channel = record.channel
@@ -266,93 +240,7 @@ class Interactions:
                     ResponseUrl(app, user, channel, 0, None, record.body.get("thread_ts"))
                 ),
             }
-        return self._result(await self._sockets.ask(app, "interactive", payload, accepts_response=False))
+        return self.result(await self._envelopes.ask(app, "interactive", payload, accepts_response=False))
 
-    def _result(self, answer: Answer) -> Result:
+    def result(self, answer: Answer) -> Result:
         return Result(answer.ok, answer.payload, answer.error)
-
-    # --- modals
-
-    def open_view(self, app: App, user: User, body: Json, previous: View | None = None) -> View:
-        view_id = self._workspace.new_id("V")
-        view = View(
-            view_id, app, user, body, previous.root_id if previous else view_id, previous.id if previous else None
-        )
-        self._stamp(view)
-        self.views[view_id] = view
-        self._workspace.changed("view", user=user.id, view=view_id)
-        return view
-
-    def replace_view(self, view: View, body: Json) -> None:
-        view.body = body
-        self._stamp(view)
-        self._workspace.changed("view", user=view.user.id, view=view.id)
-
-    def _stamp(self, view: View) -> None:
-        view.body = {**view.body, "blocks": self._messages.with_block_ids(view.body.get("blocks", []))}
-        view.body["hash"] = f"{int(self._workspace.clock.now())}.{uuid.uuid4().hex[:8]}"
-
-    def close_views(self, view: View, *, whole_stack: bool) -> None:
-        for candidate in list(self.views.values()):
-            if candidate is view or (whole_stack and candidate.root_id == view.root_id):
-                candidate.open = False
-        self._workspace.changed("view", user=view.user.id, view=view.id)
-
-    def view_object(self, view: View) -> Json:
-        """A view as payloads and `views.*` answers carry it."""
-        body = copy.deepcopy(view.body)
-        return {
-            "private_metadata": "",
-            "callback_id": "",
-            "external_id": "",
-            "clear_on_close": False,
-            "notify_on_close": False,
-            "submit": None,
-            "close": None,
-            **body,
-            "id": view.id,
-            "team_id": self._workspace.team_id,
-            "app_id": view.app.id,
-            "app_installed_team_id": self._workspace.team_id,
-            "bot_id": view.app.bot.bot_id,
-            "root_view_id": view.root_id,
-            "previous_view_id": view.previous_id,
-            "state": {"values": copy.deepcopy(view.values)},
-        }
-
-    async def submit(self, view: View, values: Json) -> Result:
-        """`view_submission` with `values` as `state.values` has them; obeys `response_action`."""
-        view.values = values
-        payload = {
-            **self._common("view_submission", view.app, view.user),
-            "view": self.view_object(view),
-            "response_urls": [],
-        }
-        answer = await self._sockets.ask(view.app, "interactive", payload, accepts_response=True)
-        if not answer.ok:
-            return self._result(answer)
-        response = answer.payload if isinstance(answer.payload, dict) else {}
-        match response.get("response_action"):
-            case "errors":
-                return Result(False, answer.payload, "errors")
-            case "update":
-                self.replace_view(view, response["view"])
-            case "push":
-                self.open_view(view.app, view.user, response["view"], view)
-            case "clear":
-                self.close_views(view, whole_stack=True)
-            case _:
-                self.close_views(view, whole_stack=False)
-        return self._result(answer)
-
-    async def cancel(self, view: View) -> Result:
-        """The person closes the modal; the app hears of it only with `notify_on_close`."""
-        self.close_views(view, whole_stack=False)
-        if not view.body.get("notify_on_close"):
-            return Result(True)
-        payload = {
-            **self._common("view_closed", view.app, view.user),
-            "view": self.view_object(view),
-            "is_cleared": False,
-        }
-        return self._result(await self._sockets.ask(view.app, "interactive", payload, accepts_response=False))

@@ -207,7 +207,7 @@ class Page:
         if wish.get("view"):
             view = self._slack.view(person.name, wish["view"])
             element = _find(view.body["blocks"], wish["action_id"], block_id)
-            return _plain(await self._slack.core.interactions.click_view(view, chosen(element, value)))
+            return _plain(await self._slack.core.modals.click(view, chosen(element, value)))
         if wish.get("home"):
             app = self._workspace.apps[wish["home"]]
             element = _find(app.home[person.id]["blocks"], wish["action_id"], block_id)

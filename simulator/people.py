@@ -8,8 +8,9 @@ from typing import Any
 from simulator.core import Core
 from simulator.events import Events
 from simulator.inputs import block_elements, chosen, view_values
-from simulator.interactions import Interactions, Result, View
+from simulator.interactions import Interactions, Result
 from simulator.messages import Messages
+from simulator.modals import Modals, View
 from simulator.state import App, Channel, Record, Revision, Upload, User, Workspace
 from simulator.text import visible_text
 
@@ -24,6 +25,7 @@ class People:
     app: App
     _messages: Messages
     _interactions: Interactions
+    _modals: Modals
     _events: Events
 
     # --- names
@@ -158,21 +160,21 @@ class People:
     def views(self, user: str) -> list[Json]:
         """The modals that a person has open, the top one last."""
         wanted = self.user(user)
-        views = self._interactions.views.values()
-        return [self._interactions.view_object(view) for view in views if view.user is wanted and view.open]
+        views = self._modals.views.values()
+        return [self._modals.view_object(view) for view in views if view.user is wanted and view.open]
 
     async def submit(self, user: str, values: Mapping[str, str] | None = None, view_id: str = "") -> Result:
         """Fills the top modal (values by `action_id`) and submits it."""
         view = self.view(user, view_id)
-        return await self._interactions.submit(view, view_values(view.body["blocks"], values or {}))
+        return await self._modals.submit(view, view_values(view.body["blocks"], values or {}))
 
     async def close_view(self, user: str, view_id: str = "") -> Result:
-        return await self._interactions.cancel(self.view(user, view_id))
+        return await self._modals.cancel(self.view(user, view_id))
 
     def view(self, user: str, view_id: str = "") -> View:
         """The named or top modal of a person; KeyError if there is none."""
         wanted = self.user(user)
-        for view in reversed(list(self._interactions.views.values())):
+        for view in reversed(list(self._modals.views.values())):
             if view.user is wanted and view.open and view_id in ("", view.id):
                 return view
         raise KeyError(f"{user} has no modal open")

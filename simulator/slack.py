@@ -19,15 +19,17 @@ from aiohttp import web
 
 from simulator.clock import Clock, RealClock
 from simulator.core import ApiCall, Core
+from simulator.envelopes import Ack, Delivery, Envelopes
 from simulator.events import Events
 from simulator.faults import Faults
 from simulator.interactions import Interactions, Result
 from simulator.limits import LimitChoice, RateLimits
 from simulator.manifest import Manifest, load
 from simulator.messages import Messages
+from simulator.modals import Modals
 from simulator.people import People
 from simulator.server import build_app
-from simulator.sockets import Ack, Delivery, Sockets
+from simulator.sockets import Sockets
 from simulator.state import App, User, Workspace
 from simulator.tasks import Tasks
 from simulator.text import visible_text
@@ -72,20 +74,23 @@ class SlackSimulator(People):
             self.clock,
             self.faults,
             self._tasks,
-            ack_timeout=ack_timeout,
-            retry_delays=tuple(retry_delays),
             ticket_lifetime=ticket_lifetime,
             ping_interval=ping_interval,
         )
-        self._events = Events(self.workspace, self.sockets.deliver_event)
+        self.envelopes = Envelopes(
+            self.clock, self.faults, self.sockets, ack_timeout=ack_timeout, retry_delays=tuple(retry_delays)
+        )
+        self._events = Events(self.workspace, self.envelopes.deliver_event)
         self._messages = Messages(self.workspace, self._events)
-        self._interactions = Interactions(self.workspace, self.sockets, self._messages)
+        self._interactions = Interactions(self.workspace, self.envelopes, self._messages)
+        self._modals = Modals(self.workspace, self.envelopes, self._messages, self._interactions)
         rates = RateLimits(self.clock, limits, limit_scale)
         self.core = Core(
             self.clock,
             self.workspace,
             self._messages,
             self._interactions,
+            self._modals,
             self.sockets,
             rates,
             self.faults,
@@ -93,7 +98,7 @@ class SlackSimulator(People):
         )
         self._news = asyncio.Event()
         self.workspace.listeners.append(lambda *_: self._news.set())
-        self.sockets.on_change = lambda: self.workspace.changed("socket")
+        self.sockets.on_change = self.envelopes.on_change = lambda: self.workspace.changed("socket")
         self._runner: web.AppRunner | None = None
         self._furnish(manifest, bot_token, app_token)
 
@@ -214,12 +219,12 @@ class SlackSimulator(People):
     @property
     def acks(self) -> list[Ack]:
         """Every acknowledgement of an envelope."""
-        return self.sockets.acks
+        return self.envelopes.acks
 
     @property
     def deliveries(self) -> list[Delivery]:
         """Every attempt to deliver an envelope, acknowledged or not."""
-        return self.sockets.deliveries
+        return self.envelopes.deliveries
 
     def connected(self, app: App | None = None) -> bool:
         """Whether the app has a socket that is not about to close."""

@@ -11,8 +11,13 @@ class Tasks:
     def __init__(self) -> None:
         self._running: set[asyncio.Task[Any]] = set()
         self._errors: list[BaseException] = []
+        self._closed = False
 
     def start(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Starts `work`; after `aclose` nothing starts any more (a timer may still ring then)."""
+        if self._closed:
+            work.close()
+            return
         task = asyncio.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._finished)
@@ -23,6 +28,7 @@ class Tasks:
             self._errors.append(error)
 
     async def aclose(self) -> None:
+        self._closed = True
         while self._running:
             tasks = list(self._running)
             for task in tasks:

@@ -76,7 +76,7 @@ def _check_sizes(blocks: list[Json]) -> None:
 
 
 def expanded_items(blocks: list[Json]) -> int:
-    """Blocks as Slack counts them once Markdown is translated: each heading and each rule becomes an item of its own."""
+    """Blocks as Slack counts them once Markdown is translated: each heading and rule becomes an item of its own."""
     return len(blocks) + sum(
         len(_HEADING_OR_RULE.findall(_FENCE.sub("", str(block.get("text", "")))))
         for block in blocks

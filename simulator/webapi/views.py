@@ -4,7 +4,7 @@ import uuid
 from typing import Any
 
 from simulator.errors import SlackError
-from simulator.interactions import View
+from simulator.modals import View
 from simulator.validation import check_view
 from simulator.webapi.call import Call, method
 
@@ -17,22 +17,22 @@ async def open_view(call: Call) -> Json:
     view = call.structured("view")
     check_view(view, "modal")
     trigger = call.core.interactions.redeem_trigger(call.app, call.required("trigger_id"))
-    opened = call.core.interactions.open_view(call.app, trigger.user, view)
-    return {"view": call.core.interactions.view_object(opened)}
+    opened = call.core.modals.open(call.app, trigger.user, view)
+    return {"view": call.core.modals.view_object(opened)}
 
 
 @method("views.push")
 async def push(call: Call) -> Json:
     view = call.structured("view")
     check_view(view, "modal")
-    interactions = call.core.interactions
-    trigger = interactions.redeem_trigger(call.app, call.required("trigger_id"))
-    stack = [v for v in interactions.views.values() if v.user is trigger.user and v.app is call.app and v.open]
+    modals = call.core.modals
+    trigger = call.core.interactions.redeem_trigger(call.app, call.required("trigger_id"))
+    stack = [v for v in modals.views.values() if v.user is trigger.user and v.app is call.app and v.open]
     if not stack:
         raise SlackError("not_found")
     if len(stack) >= MAX_STACK:
         raise SlackError("push_limit_reached")
-    return {"view": interactions.view_object(interactions.open_view(call.app, trigger.user, view, stack[-1]))}
+    return {"view": modals.view_object(modals.open(call.app, trigger.user, view, stack[-1]))}
 
 
 @method("views.update")
@@ -42,12 +42,12 @@ async def update(call: Call) -> Json:
     view = _find(call)
     if call.text("hash") and call.text("hash") != view.body["hash"]:
         raise SlackError("hash_conflict")
-    call.core.interactions.replace_view(view, body)
-    return {"view": call.core.interactions.view_object(view)}
+    call.core.modals.replace(view, body)
+    return {"view": call.core.modals.view_object(view)}
 
 
 def _find(call: Call) -> View:
-    for view in call.core.interactions.views.values():
+    for view in call.core.modals.views.values():
         wanted = call.text("view_id") == view.id or (
             call.text("external_id") and call.text("external_id") == view.body.get("external_id")
         )
