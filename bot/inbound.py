@@ -20,13 +20,17 @@ SUBCOMMANDS = ("help", "status", "stop", "sessions")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who the app is in this workspace, as `auth.test` answers. `url` is the workspace's, ending in a slash."""
+    """Who the app is in this workspace, as `auth.test` answers.
 
-    team: str
+    `team` and `bot_name` are for people; `url` is the workspace's, ending in a slash.
+    """
+
+    team_id: str
     user_id: str
     bot_id: str
-    url: str
-    name: str = "flow"
+    team: str = ""
+    bot_name: str = "flow"
+    url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,7 @@ def read_message(event: Mapping[str, Any], me: Identity) -> Inbound:
     root = str(event.get("thread_ts") or ts)
     if not called and root == ts:
         return None
-    thread = ThreadId(me.team, channel, root)
+    thread = ThreadId(me.team_id, channel, root)
     asked, repository, branch = _take_options(_mention_of(me).sub(" ", raw)) if called else (raw, None, None)
     text = _with_files(readable(asked).strip(), event.get("files") or [])
     if not text:
@@ -80,7 +84,7 @@ def read_command(body: Mapping[str, Any], me: Identity, ts: str) -> Prompt | Sub
     text = readable(asked).strip()
     if not text:
         return Subcommand("help", user, channel)
-    thread = ThreadId(me.team, channel, None)
+    thread = ThreadId(me.team_id, channel, None)
     return Prompt(thread, f"cmd:{body['trigger_id']}", ts, user, text, True, repository, branch)
 
 

@@ -52,12 +52,18 @@ class TurnView:
         self._late: list[ToolLine] = []  # tools that started while a preview was open
         self._usage: Usage | None = None
         self._settled: Settled | None = None
+        self._broken = False
         self._rendered: list[Part] = []
         self._looks: list[tuple[tuple[str, ...], bool]] = []  # of each rendered part: what is below it, if it is final
 
     @property
     def settled(self) -> bool:
         return self._settled is not None
+
+    @property
+    def has_words(self) -> bool:
+        """Whether there is anything of the answer to show yet."""
+        return bool(self._layout.pages)
 
     def apply(self, event: LifeEvent | AgentEvent) -> bool:
         """Takes an event in; False when it changes nothing that anybody sees."""
@@ -183,6 +189,12 @@ class TurnView:
         Settled: _settle,
     }
 
+    def give_up(self) -> None:
+        """The content cannot be laid out (a bug of ours): only how it goes is shown from now on."""
+        self._layout, self._tools, self._mark, self._preview, self._late = Layout(), {}, None, [], []
+        self._rendered, self._looks = [], []
+        self._broken = True
+
     # ---- look ----
 
     def parts(self) -> list[Part]:
@@ -209,16 +221,16 @@ class TurnView:
 
     def _closing_lines(self) -> tuple[str, ...]:
         """What stands below the content: the status while it lasts, then how it ended and what it took."""
+        lines = ["⚠️ Something went wrong on my side, this answer cannot be shown here."] if self._broken else []
         if self._settled is None:
-            return (f"⏳ {self._status}",)
-        lines = []
+            return (*lines, f"⏳ {self._status}")
         match self._settled.outcome:
             case Failed(reason):
                 lines.append(f"⚠️ {clip(clean(reason), _NOTE_ROOM)}")
             case Interrupted(by):
                 lines.append(f"■ Stopped by {person(by)}." if by else "■ Stopped.")
             case Done():
-                if not self._layout.pages:
+                if not self._layout.pages and not self._broken:
                     lines.append("Claude finished without a word.")
         footer = _footer(self._settled.seconds, self._usage)
         return (*lines, footer) if footer else tuple(lines)

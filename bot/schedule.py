@@ -1,0 +1,125 @@
+"""Who may call Slack next. Pure but for an injected clock (seconds, monotonic).
+
+One scheduler serves the whole workspace, because Slack counts per method and workspace (docs.slack.dev, rate limits):
+`chat.update` and the reading methods 50 a minute, `chat.postMessage` about one a second and channel. It holds at most
+one job per key, the newest wish; what a job will say is decided when it is sent.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+from sessions.types import TurnId
+
+Clock = Callable[[], float]
+
+_WINDOW = 60.5  # Slack's minute, and what a call may be late on its way
+
+
+class Method(StrEnum):
+    POST = "chat.postMessage"
+    EDIT = "chat.update"
+    DELETE = "chat.delete"
+    REPLIES = "conversations.replies"
+    HISTORY = "conversations.history"
+
+
+class Urgency(IntEnum):
+    """Smaller goes first; within one, whoever has waited longest."""
+
+    FINAL = 0  # nothing follows: people wait for it
+    FIRST = 1  # a new message, or the first words in one
+    GROW = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """`since`: the oldest change that nobody has seen. `not_before`: no earlier than this."""
+
+    key: TurnId
+    method: Method
+    channel: str
+    urgency: Urgency
+    since: float
+    not_before: float = 0.0
+
+
+class Allowance:
+    """At most `per_minute` calls in any minute, evenly spaced but for `burst` at once after a pause."""
+
+    def __init__(self, per_minute: int, burst: int) -> None:
+        self._gap = 60.0 / per_minute
+        self._slack = (burst - 1) * self._gap
+        self._due = float("-inf")  # when the next call is due at an even pace
+        self._sent: deque[float] = deque(maxlen=per_minute)
+
+    def ready_at(self) -> float:
+        full = len(self._sent) == self._sent.maxlen
+        return max(self._due - self._slack, self._sent[0] + _WINDOW if full else float("-inf"))
+
+    def spend(self, now: float) -> None:
+        self._due = max(self._due, now) + self._gap
+        self._sent.append(now)
+
+
+class Schedule:
+    """Jobs, and the allowances they wait for."""
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._jobs: dict[TurnId, Job] = {}
+        self._methods = {
+            Method.POST: Allowance(240, 20),
+            Method.EDIT: Allowance(50, 5),
+            Method.DELETE: Allowance(50, 5),
+            Method.REPLIES: Allowance(50, 10),
+            Method.HISTORY: Allowance(50, 10),
+        }
+        self._channels: dict[str, Allowance] = {}
+        self._held: dict[Method, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def put(self, job: Job) -> None:
+        """Takes the place of an earlier job with the same key."""
+        self._jobs[job.key] = job
+
+    def drop(self, key: TurnId) -> None:
+        self._jobs.pop(key, None)
+
+    def hold(self, method: Method, seconds: float) -> None:
+        """Slack said `Retry-After`: this method rests, the others go on."""
+        self._held[method] = max(self._held.get(method, 0.0), self._clock() + seconds)
+
+    def next(self) -> tuple[Job | None, float | None]:
+        """The job that may go now, still in place; or None and the seconds until there may be one (None: no jobs)."""
+        now, best, soonest = self._clock(), None, None
+        for job in self._jobs.values():
+            ready = max(job.not_before, self._ready_at(job))
+            if ready > now:
+                soonest = ready if soonest is None else min(soonest, ready)
+            elif best is None or (job.urgency, job.since) < (best.urgency, best.since):
+                best = job
+        if best is not None:
+            return best, 0.0
+        return None, None if soonest is None else soonest - now
+
+    def take(self, job: Job) -> None:
+        """The job is being done: it leaves, and its call counts."""
+        now = self._clock()
+        self._jobs.pop(job.key, None)
+        self._methods[job.method].spend(now)
+        if job.method is Method.POST:
+            self._channel(job.channel).spend(now)
+
+    def _ready_at(self, job: Job) -> float:
+        ready = max(self._methods[job.method].ready_at(), self._held.get(job.method, 0.0))
+        return max(ready, self._channel(job.channel).ready_at()) if job.method is Method.POST else ready
+
+    def _channel(self, channel: str) -> Allowance:
+        return self._channels.setdefault(channel, Allowance(60, 4))

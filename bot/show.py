@@ -1,0 +1,67 @@
+"""From what sessions tell to what Slack shows: the observer that keeps the Outbox's answers up to date."""
+
+from __future__ import annotations
+
+from bot.answer import Answer
+from bot.delivery import Delivery
+from bot.outbox import Outbox
+from bot.renderer import root_part
+from bot.schedule import Clock
+from bot.store import MessageStore
+from config.logging import get_logger
+from sessions.events import LifeEvent, Queued
+from sessions.manager import Sessions
+from sessions.types import Session, SessionId, Turn, TurnId
+from worklets.events import AgentEvent
+
+log = get_logger(__name__)
+
+
+class Show:
+    """`observe` is an Observer. `outbox` does the sending; enter it before the first Slack event comes in."""
+
+    def __init__(self, sessions: Sessions, delivery: Delivery, store: MessageStore, clock: Clock | None = None) -> None:
+        self._sessions = sessions
+        self._answers: dict[TurnId, Answer] = {}
+        self._opening: dict[SessionId, TurnId] = {}  # sessions without a thread, and the turn whose root opens it
+        more = {"clock": clock} if clock else {}
+        self.outbox = Outbox(
+            delivery, store, opened=self._opened, delivered=self._delivered, refused=self._refused, **more
+        )
+
+    def observe(self, session: Session, turn: Turn, event: LifeEvent | AgentEvent) -> None:
+        """Never blocks: folds the event in and marks the answer."""
+        answer = self._answers.get(turn.id)
+        if answer is None:
+            if not isinstance(event, Queued):  # of a turn that is shown to the end already
+                return
+            answer = self._answers[turn.id] = self._new_answer(session, turn)
+            answer.view.apply(event)
+            self.outbox.add(answer)
+        elif answer.view.apply(event):
+            self.outbox.changed(turn.id)
+
+    def _new_answer(self, session: Session, turn: Turn) -> Answer:
+        thread = session.thread
+        answer = Answer(turn.id, session.id, thread.channel, thread.thread_ts, turn.ts)
+        if thread.thread_ts is None and self._opening.setdefault(session.id, turn.id) == turn.id:
+            answer.root = root_part(session, turn)
+        return answer
+
+    async def _opened(self, answer: Answer, ts: str) -> None:
+        await self._sessions.opened(answer.session_id, ts)
+        self._opening.pop(answer.session_id, None)
+        for other in self._answers.values():
+            if other.session_id == answer.session_id and other is not answer:
+                other.thread_ts = ts
+                self.outbox.changed(other.turn_id)
+
+    async def _delivered(self, answer: Answer) -> None:
+        await self._sessions.delivered(answer.turn_id)
+        self._answers.pop(answer.turn_id, None)
+
+    async def _refused(self, answer: Answer, sentence: str) -> None:
+        """Nobody would see the rest: Claude need not write it."""
+        log.warning("stopping a turn that cannot be shown", turn=answer.turn_id, reason=sentence)
+        if not answer.view.settled:
+            await self._sessions.stop(answer.session_id, by="")

@@ -1,0 +1,73 @@
+"""Which messages show which turn: the table `messages`.
+
+A row is written before a message is posted, without a ts: if Flow dies in between, it knows to look before it posts
+again. `digest` is of the last look that was stored; only a final one is trusted after a restart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from sessions.db import Database
+from sessions.tables import metadata
+from sessions.types import TurnId
+
+messages = sa.Table(
+    "messages",
+    metadata,
+    sa.Column("turn_id", sa.Text, sa.ForeignKey("turns.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("part", sa.Integer, primary_key=True),
+    sa.Column("channel", sa.Text, nullable=False),
+    sa.Column("ts", sa.Text),
+    sa.Column("digest", sa.Text),
+    sa.Column("final", sa.Boolean, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """Part `part` of a turn. `ts` None: a post was begun and its end is not known."""
+
+    part: int
+    ts: str | None
+    digest: str | None
+    final: bool
+
+
+class MessageStore:
+    """Every method raises StoreUnavailable when the database does not answer."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def of_turn(self, turn_id: TurnId) -> list[Posted]:
+        """In the order of their parts."""
+        query = sa.select(messages).where(messages.c.turn_id == turn_id).order_by(messages.c.part)
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).all()
+        return [Posted(row.part, row.ts, row.digest, row.final) for row in rows]
+
+    async def intend(self, turn_id: TurnId, part: int, channel: str) -> None:
+        """This part is about to be posted. Once is enough; a second time changes nothing."""
+        row = {"turn_id": turn_id, "part": part, "channel": channel, "final": False}
+        with contextlib.suppress(sa.exc.IntegrityError):
+            async with self._database.transaction() as connection:
+                await connection.execute(sa.insert(messages).values(row))
+
+    async def shown(self, turn_id: TurnId, part: int, ts: str, digest: str | None, final: bool) -> None:
+        """This part is at `ts` and looks so."""
+        async with self._database.transaction() as connection:
+            change = sa.update(messages).where(_is(turn_id, part)).values(ts=ts, digest=digest, final=final)
+            await connection.execute(change)
+
+    async def forget(self, turn_id: TurnId, part: int) -> None:
+        """This part's message is gone."""
+        async with self._database.transaction() as connection:
+            await connection.execute(sa.delete(messages).where(_is(turn_id, part)))
+
+
+def _is(turn_id: TurnId, part: int) -> sa.ColumnElement[bool]:
+    return sa.and_(messages.c.turn_id == turn_id, messages.c.part == part)
