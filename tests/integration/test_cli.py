@@ -13,7 +13,7 @@ from waiting import until
 
 from simulator.model import ScriptedModel
 from worklets.agent import Agent
-from worklets.errors import AgentGone
+from worklets.errors import AgentGone, CloneFailed
 from worklets.events import (
     AgentEvent,
     AgentExited,
@@ -254,6 +254,33 @@ async def test_errors_of_the_api_are_worded(host: WorkletHost) -> None:
     cut = await talk.turn(agent, "WORDS 5\nCUT\nSAY end")
     assert texts(cut) == ["word1 word2 word3 word4 word5\nend"]
     await agent.close()
+
+
+async def test_a_worklet_whose_claude_has_ended_is_started_anew(host: WorkletHost) -> None:
+    talk = Conversation()
+    agent = await talk.open(host)
+    await talk.turn(agent, "SAY one")
+    await agent.send(str(uuid.uuid4()), "SAY two\nBASH kill -9 $PPID")
+    reading = asyncio.create_task(talk.read(agent, lambda event: isinstance(event, Text)))
+    await asyncio.wait_for(reading, 20)
+    stored = talk.position
+    await asyncio.wait_for(talk.read(agent, lambda event: isinstance(event, AgentExited)), 20)
+    assert talk.events[-1] == AgentExited(-9, "")
+    await agent.close()
+    talk.position, talk.events = stored, []
+    again = await talk.open(host)
+    events = await talk.turn(again, "RECALL")
+    assert "SAY one" in texts(events)[-1]
+    assert [e for e in events if isinstance(e, ToolStarted)]  # what the dead one said last is told too
+    await again.close()
+
+
+async def test_a_clone_that_fails_leaves_no_volume(host: WorkletHost) -> None:
+    talk = Conversation()
+    with pytest.raises(CloneFailed):
+        await talk.open(host, repository="https://127.0.0.1:1/no/repository.git")
+    assert talk.steps == ["cloning"]
+    assert await host._runtime.volumes() == []
 
 
 async def test_a_session_killed_before_its_first_message_starts_anew(host: WorkletHost, tmp_path: Path) -> None:

@@ -1,0 +1,253 @@
+"""The agent over a real relay and a small child program that speaks the CLI's protocol."""
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from relay_process import TOKEN, order, running_relay
+from waiting import until
+
+from worklets.agent import Agent, read_tail
+from worklets.errors import AgentGone, WorkletStartFailed
+from worklets.events import AgentEvent, AgentExited, Asked, Position, PromptTaken, Retrying, Text
+from worklets.relay.journal import records
+
+
+@pytest.fixture
+async def relay(tmp_path: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    async with running_relay(tmp_path) as process:
+        yield process
+
+
+@pytest.fixture
+async def agents() -> AsyncIterator[list[Agent]]:
+    made: list[Agent] = []
+    yield made
+    for agent in made:
+        await agent.close()
+
+
+async def attach(agents: list[Agent], root: Path, position: Position | None = None, **other: Any) -> Agent:
+    agent = await Agent.attach(
+        root / "run", TOKEN, position, 1, worklet_id="c1", rng=random.Random(3), **({"timeout": 10} | other)
+    )
+    agents.append(agent)
+    return agent
+
+
+async def say(agent: Agent, key: str, line: dict[str, Any]) -> None:
+    """Makes the child say this line."""
+    await agent._link.put(key, order(f"say {json.dumps(line)}"))
+
+
+def text(value: str) -> dict[str, Any]:
+    return {"type": "assistant", "message": {"id": "m", "model": "x", "content": [{"type": "text", "text": value}]}}
+
+
+async def take(agent: Agent, count: int) -> list[tuple[int, list[AgentEvent]]]:
+    found: list[tuple[int, list[AgentEvent]]] = []
+    async for position, events in agent.events():
+        assert position.epoch == agent.epoch
+        found.append((position.seq, events))
+        if len(found) == count:
+            break
+    return found
+
+
+def inputs(root: Path) -> list[dict[str, Any]]:
+    """The lines that the relay wrote to the child, from its journal."""
+    found = []
+    for path in sorted((root / "run" / "journal").glob("*.log")):
+        for line in path.read_bytes().splitlines():
+            if line.startswith(b"i "):
+                found.append(json.loads(line.split(b" ", 2)[2]))
+    return found
+
+
+async def test_lines_become_events_with_positions_and_noise_has_one_too(
+    relay: asyncio.subprocess.Process, tmp_path: Path, agents: list[Agent]
+) -> None:
+    agent = await attach(agents, tmp_path)
+    assert agent.worklet_id == "c1"
+    await say(agent, "a", text("one"))
+    await say(agent, "b", {"type": "unknown"})
+    await say(agent, "c", {"type": "command_lifecycle", "command_uuid": "u", "state": "queued"})
+    assert await take(agent, 3) == [(1, [Text("one")]), (2, []), (3, [PromptTaken("u", "queued")])]
+
+
+async def test_a_prompt_goes_out_as_written(
+    relay: asyncio.subprocess.Process, tmp_path: Path, agents: list[Agent]
+) -> None:
+    agent = await attach(agents, tmp_path)
+    await agent.send("u-1", "hello @you")
+    (line,) = inputs(tmp_path)
+    assert (line["uuid"], line["message"]["content"], line["client_composed"]) == ("u-1", "hello @you", True)
+
+
+async def test_a_successor_goes_on_after_the_stored_position(
+    relay: asyncio.subprocess.Process, tmp_path: Path, agents: list[Agent]
+) -> None:
+    agent = await attach(agents, tmp_path)
+    for n in range(4):
+        await say(agent, f"k{n}", text(str(n)))
+    await take(agent, 2)
+    epoch = agent.epoch
+    await agent.close()
+    again = await attach(agents, tmp_path, Position(epoch, 2))
+    assert again.epoch == epoch
+    assert await take(again, 2) == [(3, [Text("2")]), (4, [Text("3")])]
+
+
+async def test_another_epoch_is_another_process(
+    relay: asyncio.subprocess.Process, tmp_path: Path, agents: list[Agent]
+) -> None:
+    with pytest.raises(AgentGone, match="anew"):
+        await attach(agents, tmp_path, Position("other", 7))
+
+
+async def test_an_interrupt_returns_when_the_cli_said_yes(
+    relay: asyncio.subprocess.Process, tmp_path: Path, agents: list[Agent]
+) -> None:
+    agent = await attach(agents, tmp_path)
+    await agent.interrupt(10)
+    assert inputs(tmp_path)[0]["request"]["subtype"] == "interrupt"
+
+
+async def test_an_interrupt_that_is_not_answered_times_out(
+    relay: asyncio.subprocess.Process, tmp_path: Path, agents: list[Agent]
+) -> None:
+    agent = await attach(agents, tmp_path)
+    (tmp_path / "work" / "workspace" / "deaf").touch()
+    with pytest.raises(TimeoutError):
+        await agent.interrupt(0.1)
+
+
+async def test_an_ask_is_denied_with_a_reason_even_when_nobody_reads(
+    relay: asyncio.subprocess.Process, tmp_path: Path, agents: list[Agent]
+) -> None:
+    agent = await attach(agents, tmp_path)
+    await agent._link.put("a", order("ask r1"))
+    (_, denied) = await until(lambda: found if len(found := inputs(tmp_path)) == 2 else None)
+    answer = denied["response"]
+    assert (answer["request_id"], answer["response"]["behavior"]) == ("r1", "deny")
+    assert "Nobody can be asked" in answer["response"]["message"]
+    assert (await take(agent, 1))[0][1] == [Asked("r1", "Bash", {}, "t1")]
+
+
+async def test_an_ask_that_came_while_flow_was_away_is_denied_once(
+    relay: asyncio.subprocess.Process, tmp_path: Path, agents: list[Agent]
+) -> None:
+    from worklets.link import RelayLink
+
+    link = RelayLink(tmp_path / "run", TOKEN, None, 1, notice=lambda _: None)
+    await link.open(10)
+    await link.put("a", order("ask r1"))
+    await until(lambda: link._read == 1)
+    await link.close()
+    agent = await attach(agents, tmp_path, Position(link.epoch, 1))
+    await until(lambda: len(inputs(tmp_path)) == 2)
+    await agent.close()
+    again = await attach(agents, tmp_path)  # sees the question again, answered already
+    await again.send("u", "after")
+    assert [line["type"] for line in inputs(tmp_path)] == ["user", "control_response", "user"]
+
+
+async def test_a_refused_credential_is_not_tried_for_three_minutes(
+    relay: asyncio.subprocess.Process, tmp_path: Path, agents: list[Agent]
+) -> None:
+    agent = await attach(agents, tmp_path)
+    retry = {"type": "system", "subtype": "api_retry", "attempt": 1, "max_retries": 10, "retry_delay_ms": 500,
+             "error_status": 401, "error": "authentication_failed", "uuid": "l1"}  # fmt: skip
+    await say(agent, "a", retry)
+    await until(lambda: [line for line in inputs(tmp_path) if line["type"] == "control_request"])
+    assert (await take(agent, 1))[0][1] == [Retrying(1, 10, 0.5, 401, "authentication_failed")]
+    await agent.close()
+    again = await attach(agents, tmp_path)  # the same line again must not interrupt a later turn
+    await again.send("u", "after")
+    assert len([line for line in inputs(tmp_path) if line["type"] == "control_request"]) == 1
+
+
+async def test_the_exit_ends_the_events(relay: asyncio.subprocess.Process, tmp_path: Path, agents: list[Agent]) -> None:
+    agent = await attach(agents, tmp_path)
+    await agent._link.put("a", order("exit 2"))
+    batches = [batch async for batch in agent.events()]
+    assert batches == [(Position(agent.epoch, 1), [AgentExited(2, "last words\n")])]
+    with pytest.raises(AgentGone):
+        await agent.send("u", "too late")
+    await agent.ack(batches[-1][0])
+    await asyncio.wait_for(relay.wait(), 10)
+
+
+async def test_a_killed_relay_is_told_to_its_last_line_then_gone(
+    relay: asyncio.subprocess.Process, tmp_path: Path, agents: list[Agent]
+) -> None:
+    agent = await attach(agents, tmp_path, patience=0.1)
+    await say(agent, "a", text("one"))
+    (first,) = await take(agent, 1)
+    assert first == (1, [Text("one")])
+    agent._link._ws.transport.pause_reading()  # type: ignore[union-attr]
+    sending = asyncio.create_task(say(agent, "b", text("two")))
+    await until(lambda: len(list(records(tmp_path / "run" / "journal", agent.epoch, 0))) == 2)
+    relay.kill()
+    agent._link._ws.transport.abort()  # type: ignore[union-attr]
+    told: list[Any] = []
+
+    async def read() -> None:
+        async for position, events in agent.events():
+            told.append((position.seq, events))
+
+    with pytest.raises(AgentGone):
+        await read()
+    assert told == [(2, [Text("two")])]
+    with pytest.raises(AgentGone):
+        await sending
+    assert read_tail(tmp_path / "run", Position(agent.epoch, 1)) == [(Position(agent.epoch, 2), [Text("two")])]
+
+
+async def test_the_tail_of_a_later_process_is_told_from_its_start(
+    relay: asyncio.subprocess.Process, tmp_path: Path, agents: list[Agent]
+) -> None:
+    agent = await attach(agents, tmp_path)
+    await say(agent, "a", text("one"))
+    await agent._link.put("b", order("exit 0"))
+    assert len(await take(agent, 2)) == 2
+    for position in (None, Position("older", 99)):
+        assert read_tail(tmp_path / "run", position) == [(Position(agent.epoch, 1), [Text("one")])]
+    assert read_tail(tmp_path / "nothing here", None) == []
+
+
+async def test_an_earlier_tail_is_told_first_and_once(
+    relay: asyncio.subprocess.Process, tmp_path: Path, agents: list[Agent]
+) -> None:
+    earlier = [(Position("old", 5), [Text("before")])]
+    agent = await attach(agents, tmp_path, earlier=earlier)
+    await say(agent, "a", text("now"))
+    told = []
+    for _ in range(2):
+        async for _, events in agent.events():
+            told += events
+            break
+    assert told == [Text("before"), Text("now")]
+
+
+async def test_no_relay_is_a_failed_start(tmp_path: Path, agents: list[Agent]) -> None:
+    (tmp_path / "run").mkdir()
+    with pytest.raises(WorkletStartFailed, match="did not answer"):
+        await attach(agents, tmp_path, timeout=0.1)
+
+
+async def test_closing_ends_the_events_and_refuses_prompts(
+    relay: asyncio.subprocess.Process, tmp_path: Path, agents: list[Agent]
+) -> None:
+    agent = await attach(agents, tmp_path)
+    reading = asyncio.create_task(take(agent, 1))
+    await asyncio.sleep(0)
+    await agent.close()
+    assert await asyncio.wait_for(reading, 5) == []
+    with pytest.raises(AgentGone):
+        await agent.send("u", "x")
+    assert relay.returncode is None

@@ -1,0 +1,248 @@
+"""The CLI's lines, as recorded from the real one (recorded/record.py), and as described by hand where they are rare."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worklets.claude import claude_command, claude_env
+from worklets.events import (
+    AgentEvent,
+    AgentReady,
+    Asked,
+    AskWithdrawn,
+    PreviewVoided,
+    PromptTaken,
+    Retrying,
+    Text,
+    TextDelta,
+    Thinking,
+    ToolFinished,
+    ToolStarted,
+    TurnEnded,
+)
+from worklets.wire import Decoder, allow_line, deny_line, interrupt_line, prompt_line
+
+RECORDED = Path(__file__).parent / "recorded"
+
+
+def lines(case: str) -> list[bytes]:
+    return (RECORDED / f"{case}.jsonl").read_bytes().splitlines()
+
+
+def decoded(case: str) -> list[AgentEvent]:
+    decoder = Decoder()
+    return [event for line in lines(case) for event in decoder.feed(line)]
+
+
+def feed(*messages: dict[str, Any]) -> list[AgentEvent]:
+    decoder = Decoder()
+    return [event for message in messages for event in decoder.feed(json.dumps(message))]
+
+
+def of(kind: type[Any], events: list[AgentEvent]) -> list[Any]:
+    return [event for event in events if isinstance(event, kind)]
+
+
+def shown(events: list[AgentEvent]) -> str:
+    """What a reader sees at the end: committed text, and preview that is neither committed nor void."""
+    committed, preview = "", ""
+    for event in events:
+        match event:
+            case TextDelta(text):
+                preview += text
+            case PreviewVoided():
+                preview = ""
+            case Text(text):
+                committed, preview = committed + text, ""
+    return committed + preview
+
+
+def test_text() -> None:
+    events = decoded("text")
+    assert shown(events) == "Hello there, this is the answer."
+    assert "".join(delta.text for delta in of(TextDelta, events)) == "Hello there, this is the answer."
+    assert [taken.state for taken in of(PromptTaken, events)] == ["queued", "started", "completed"]
+    (ready,) = of(AgentReady, events)
+    assert ready.version == "2.1.329"
+    (ended,) = of(TurnEnded, events)
+    assert ended.outcome == "done"
+    assert ended.error is None
+    assert ended.prompt_ids == (of(PromptTaken, events)[0].prompt_id,)
+    assert ended.duration > 0
+    assert ended.usage.input_tokens > 0
+    assert ended.usage.cost > 0
+
+
+def test_thinking_and_tools() -> None:
+    events = decoded("thinking_tools")
+    assert [t.text for t in of(Thinking, events)] == ["", "let me see"]
+    started, finished = of(ToolStarted, events), of(ToolFinished, events)
+    assert [s.name for s in started] == ["Bash", "Bash", "Write", "Read", "Write"]
+    assert [s.tool_id for s in started] == [f.tool_id for f in finished]
+    assert started[0].input["command"] == "echo one; echo two"
+    assert [(f.ok, f.details) for f in finished] == [
+        (True, {"exit_code": 0}),
+        (False, {"exit_code": 3}),
+        (True, {"added": 1, "removed": 0}),
+        (True, {}),
+        (True, {"added": 1, "removed": 1}),
+    ]
+    assert finished[0].output == "one\ntwo"
+    assert shown(events) == "Looking.done"
+
+
+def test_two_turns_have_their_own_cost() -> None:
+    first, second = of(TurnEnded, decoded("two_turns"))
+    assert first.prompt_ids != second.prompt_ids
+    assert first.usage.cost == pytest.approx(second.usage.cost, rel=0.2)
+
+
+def test_an_interrupt_keeps_what_was_said() -> None:
+    events = decoded("interrupt")
+    assert [ended.outcome for ended in of(TurnEnded, events)] == ["interrupted", "done"]
+    assert [text.text for text in of(Text, events)] == ["word1 word2 word3 word4 word5", "after"]
+    assert of(TurnEnded, events)[0].usage.output_tokens > 0
+
+
+def test_an_interrupted_tool_says_so_without_the_words_for_the_model() -> None:
+    (finished,) = of(ToolFinished, decoded("interrupt_tool"))
+    assert (finished.ok, finished.output, finished.details) == (False, "", {"interrupted": True})
+
+
+def test_a_retry_is_told() -> None:
+    events = decoded("overloaded_once")
+    (retry,) = of(Retrying, events)
+    assert (retry.status, retry.attempt, retry.max_attempts) == (529, 1, 10)
+    assert 0 < retry.delay < 5
+    assert shown(events) == "better now"
+
+
+def test_a_cut_connection_voids_the_preview() -> None:
+    events = decoded("cut")
+    assert len(of(PreviewVoided, events)) == 1
+    assert shown(events) == " ".join(f"word{i}" for i in range(1, 31)) + "\nend"
+
+
+def test_a_refused_credential_is_a_failure_though_flow_interrupted_it() -> None:
+    (ended,) = of(TurnEnded, decoded("refused"))
+    assert ended.outcome == "failed"
+    assert "ANTHROPIC_API_KEY" in ended.error
+
+
+def test_an_api_error_is_worded() -> None:
+    (ended,) = of(TurnEnded, decoded("bad_request"))
+    assert ended.outcome == "failed"
+    assert "Scripted error 400" in ended.error
+    assert ended.error.endswith(".")
+
+
+@pytest.mark.parametrize("case", [path.stem for path in RECORDED.glob("*.jsonl")])
+def test_a_decoder_that_starts_in_the_middle_commits_the_same_text(case: str) -> None:
+    said = of(Text, decoded(case))
+    for start in range(len(lines(case))):
+        decoder, early = Decoder(), Decoder()
+        before = [event for line in lines(case)[:start] for event in early.feed(line)]
+        after = [event for line in lines(case)[start:] for event in decoder.feed(line)]
+        assert of(Text, before) + of(Text, after) == said
+        committed = "".join(text.text for text in of(Text, after))
+        assert shown(after) == committed  # no preview is left over
+
+
+RESULT = {"type": "result", "subtype": "success", "is_error": True, "terminal_reason": "api_error", "result": "Oh. No."}
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        ({"api_error_status": 401}, "credential"),
+        ({"api_error_status": 429}, "rate limit"),
+        ({"api_error_status": 529}, "overloaded"),
+        ({"api_error_status": 502}, "status 502"),
+        ({"api_error_status": None}, "could not be reached (Oh. No)"),
+        ({"terminal_reason": "prompt_too_long", "api_error_status": 400}, "too long"),
+        ({"terminal_reason": "budget_exhausted", "subtype": "error_max_budget_usd"}, "spending limit"),
+        ({"stop_reason": "refusal", "api_error_status": None}, "declined"),
+        ({"terminal_reason": None, "result": None, "errors": ["odd thing"]}, "odd thing"),
+    ],
+)
+def test_failures_are_sentences_for_people(result: dict[str, Any], words: str) -> None:
+    (ended,) = feed(RESULT | result)
+    assert isinstance(ended, TurnEnded)
+    assert ended.outcome == "failed"
+    assert ended.error is not None
+    assert words in ended.error
+    assert ended.error.endswith(".")
+
+
+def test_the_kind_of_the_clis_own_message_counts_where_the_status_is_silent() -> None:
+    synthetic = {"type": "assistant", "error": "billing_error", "message": {"model": "<synthetic>", "id": "x",
+                 "content": [{"type": "text", "text": "Credit balance is too low"}]}}  # fmt: skip
+    (ended,) = feed(synthetic, RESULT | {"api_error_status": 400})
+    assert isinstance(ended, TurnEnded)
+    assert "credit" in (ended.error or "")
+
+
+def test_an_unknown_price_is_none_and_sub_agents_count() -> None:
+    usage = {"a": {"inputTokens": 1, "outputTokens": 2, "costUSD": 0.5}, "b": {"inputTokens": 10, "costUSD": 0.25}}
+    (priced,) = feed({"type": "result", "model_usage_since_last_result": usage})
+    assert isinstance(priced, TurnEnded)
+    assert (priced.usage.input_tokens, priced.usage.output_tokens, priced.usage.cost) == (11, 2, 0.75)
+    (unpriced,) = feed({"type": "result", "model_usage_since_last_result": usage | {"c": {"inputTokens": 1}}})
+    assert isinstance(unpriced, TurnEnded)
+    assert unpriced.usage.cost is None
+
+
+def test_a_sub_agents_tools_have_a_parent_and_its_text_is_not_ours() -> None:
+    call = {"type": "tool_use", "id": "t2", "name": "Read", "input": {"file_path": "a"}}
+    message = {"id": "m", "model": "x", "content": [{"type": "text", "text": "inner"}, call]}
+    result = {"content": [{"type": "tool_result", "tool_use_id": "t2", "content": [{"type": "text", "text": "abc"}]}]}
+    assert feed(
+        {"type": "assistant", "parent_tool_use_id": "t1", "message": message},
+        {"type": "user", "parent_tool_use_id": "t1", "message": result},
+    ) == [ToolStarted("t2", "Read", {"file_path": "a"}, "t1"), ToolFinished("t2", True, "abc", {}, "t1")]
+
+
+def test_only_the_end_of_a_long_output_is_kept() -> None:
+    result = {"content": [{"type": "tool_result", "tool_use_id": "t", "content": "a" * 5000 + "end"}]}
+    (finished,) = feed({"type": "user", "message": result})
+    assert isinstance(finished, ToolFinished)
+    assert len(finished.output) == 4000
+    assert finished.output.endswith("end")
+
+
+def test_asks() -> None:
+    request = {"subtype": "can_use_tool", "tool_name": "Bash", "input": {"command": "x"}, "tool_use_id": "t"}
+    assert feed(
+        {"type": "control_request", "request_id": "r", "request": request},
+        {"type": "control_cancel_request", "request_id": "r"},
+    ) == [Asked("r", "Bash", {"command": "x"}, "t"), AskWithdrawn("r")]
+
+
+@pytest.mark.parametrize("line", ["", "no json", "[1]", "null", '{"type":"news"}', '{"type":"system","subtype":"new"}'])
+def test_noise(line: str) -> None:
+    assert Decoder().feed(line) == []
+
+
+def test_input_lines() -> None:
+    prompt = prompt_line("u", "/clear @/etc/passwd")
+    assert prompt["uuid"] == "u"
+    assert prompt["client_composed"] is True
+    assert prompt["message"] == {"role": "user", "content": "/clear @/etc/passwd"}
+    assert interrupt_line("r")["request"] == {"subtype": "interrupt", "cancel_queued": True}
+    assert deny_line("r", "no")["response"]["response"] == {"behavior": "deny", "message": "no"}
+    assert allow_line("r", {"a": 1})["response"]["response"] == {"behavior": "allow", "updatedInput": {"a": 1}}
+
+
+def test_the_command_lets_no_option_in_through_a_value() -> None:
+    command = claude_command("id", model="--evil", append_system_prompt="--bad")
+    assert "--model=--evil" in command
+    assert "--append-system-prompt=--bad" in command
+    assert not any(word in ("--model", "--append-system-prompt") for word in command)
+
+
+def test_the_environment_of_the_session_cannot_replace_flows() -> None:
+    env = claude_env("token", {"ANTHROPIC_API_KEY": "stolen", "GIT_REPO": "x"})
+    assert env["ANTHROPIC_API_KEY"] == "token"
+    assert env["GIT_REPO"] == "x"
