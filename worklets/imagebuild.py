@@ -92,18 +92,18 @@ def _build(client: DockerClient, image: str, base: str | None, progress: Callabl
         fileobj=io.BytesIO(_tar()), custom_context=True, tag=image, labels={LABEL: fingerprint()},
         buildargs=_arguments(base), decode=True, rm=True, forcerm=True,
     )  # fmt: skip
-    said = ""
-    for line in lines:
-        if "error" in line:
-            raise _failed(image, _reason(str(line["error"]), said))
-        for text in _words(line).splitlines():
-            said = text.strip() or said
-            if text.strip():
-                progress(text.rstrip())
+    said, error = "", ""
+    for line in lines:  # to the end even after an error: that closes the connection
+        error = error or str(line.get("error", ""))
+        for text in filter(None, map(str.rstrip, _words(line).splitlines())):
+            said = said if text.startswith((" --->", "Removing intermediate")) else text.strip()
+            progress(text)
+    if error:
+        raise _failed(image, _reason(error, said))
 
 
 def _words(line: dict[str, Any]) -> str:
-    return str(line.get("stream") or line.get("status") or "")
+    return re.sub(r"\x1b\[[0-9;]*m", "", str(line.get("stream") or line.get("status") or ""))
 
 
 def _reason(error: str, said: str) -> str:
