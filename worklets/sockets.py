@@ -36,10 +36,10 @@ def short_path(directory: Path, name: str) -> Iterator[str]:
         os.close(handle)
 
 
-def listen(directory: Path, name: str, backlog: int = 64) -> socket.socket:
+def listen(directory: Path, name: str, backlog: int = 64, mode: int = 0o666) -> socket.socket:
     """A listening socket `name` in `directory`, in place of whatever a dead process left there.
 
-    Its mode is 0666 because the worklet has another user id; the directory above keeps other users out.
+    The usual mode is 0666 because the worklet has another user id; the directory above keeps other users out.
     """
     with suppress(FileNotFoundError):
         (directory / name).unlink()
@@ -48,7 +48,7 @@ def listen(directory: Path, name: str, backlog: int = 64) -> socket.socket:
     try:
         made.bind(str(_PROC / str(handle) / name))
         with short_path(directory, name) as path:
-            Path(path).chmod(0o666)
+            Path(path).chmod(mode)
         made.listen(backlog)
         made.setblocking(False)
     except BaseException:
