@@ -205,7 +205,7 @@ def _plan(body: dict[str, Any], conversation: Conversation) -> list[Step]:
 
 async def _stream(answer: Reply, chunks: tuple[str, ...], delay: float) -> None:
     for number, chunk in enumerate(chunks):
-        if number and delay:
+        if number and delay and answer.streams:
             await asyncio.sleep(delay)
         await answer.text(chunk, new_step=number == 0)
 

@@ -88,6 +88,10 @@ class Reply:
         await self._event("error", error=body["error"])
 
     @property
+    def streams(self) -> bool:
+        return self._send is not None
+
+    @property
     def _block(self) -> dict[str, Any] | None:
         content: list[dict[str, Any]] = self.message["content"]
         return content[-1] if content else None
