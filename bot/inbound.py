@@ -35,7 +35,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class EmptyMention:
-    """Somebody called the bot and asked nothing."""
+    """Somebody called the bot and asked nothing. `thread_ts` None: at the top of the channel."""
 
     thread: ThreadId
     user_id: str
@@ -70,7 +70,8 @@ def read_message(event: Mapping[str, Any], me: Identity) -> Inbound:
     asked, repository, branch = _take_options(_mention_of(me).sub(" ", raw)) if called else (raw, None, None)
     text = _with_files(readable(asked).strip(), event.get("files") or [])
     if not text:
-        return EmptyMention(thread, str(event["user"])) if called else None
+        here = ThreadId(me.team_id, channel, event.get("thread_ts"))
+        return EmptyMention(here, str(event["user"])) if called else None
     return Prompt(thread, f"{channel}:{ts}", ts, str(event["user"]), text, called, repository, branch)
 
 

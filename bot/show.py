@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from bot.answer import Answer
 from bot.delivery import Delivery
 from bot.outbox import Outbox
@@ -23,6 +25,7 @@ class Show:
     def __init__(self, sessions: Sessions, delivery: Delivery, store: MessageStore, clock: Clock | None = None) -> None:
         self._sessions = sessions
         self._answers: dict[TurnId, Answer] = {}
+        self._tell: dict[TurnId, Callable[[str], Awaitable[None]]] = {}
         self._opening: dict[SessionId, TurnId] = {}  # sessions without a thread, and the turn whose root opens it
         more = {"clock": clock} if clock else {}
         self.outbox = Outbox(
@@ -48,6 +51,11 @@ class Show:
             answer.root = root_part(session, turn)
         return answer
 
+    def if_refused(self, turn_id: TurnId, tell: Callable[[str], Awaitable[None]]) -> None:
+        """`tell` is awaited with a sentence should the turn's channel take no messages from us."""
+        if turn_id in self._answers:
+            self._tell[turn_id] = tell
+
     async def _opened(self, answer: Answer, ts: str) -> None:
         await self._sessions.opened(answer.session_id, ts)
         self._opening.pop(answer.session_id, None)
@@ -59,9 +67,12 @@ class Show:
     async def _delivered(self, answer: Answer) -> None:
         await self._sessions.delivered(answer.turn_id)
         self._answers.pop(answer.turn_id, None)
+        self._tell.pop(answer.turn_id, None)
 
     async def _refused(self, answer: Answer, sentence: str) -> None:
         """Nobody would see the rest: Claude need not write it."""
         log.warning("stopping a turn that cannot be shown", turn=answer.turn_id, reason=sentence)
+        if (tell := self._tell.pop(answer.turn_id, None)) is not None:
+            await tell(sentence)
         if not answer.view.settled:
             await self._sessions.stop(answer.session_id, by="")

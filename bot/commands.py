@@ -1,0 +1,81 @@
+"""`/flow`: starts a thread, or answers privately about itself. Everything it says stands in the acknowledgement."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from slack_bolt.async_app import AsyncApp
+
+from bot.actions import stop_session
+from bot.door import Ack, Door, Respond
+from bot.errors import sentence_for
+from bot.inbound import Subcommand, read_command
+from bot.listing import LIVE, help_blocks, sessions_blocks, status_text, title
+from bot.parts import Block, fallback, section
+from config.logging import get_logger
+from sessions.types import Prompt, Session, SessionState
+
+log = get_logger(__name__)
+
+
+def register(app: AsyncApp, door: Door) -> None:
+    async def flow(ack: Ack, body: dict[str, Any], respond: Respond) -> None:
+        try:
+            asked = read_command(body, door.me, door.ts())
+            if isinstance(asked, Prompt):
+                await _start(door, asked, respond)
+                await ack()
+                return
+            blocks = await _answer(door, asked, respond)
+        except Exception as error:  # noqa: BLE001 - commands are not redelivered: the person must hear of it
+            await ack(text=sentence_for(error, "/flow"))
+            return
+        await ack(text=fallback(blocks) or "Flow", blocks=blocks)
+
+    async def other(ack: Ack, body: dict[str, Any]) -> None:
+        log.warning("unknown command", command=body.get("command"))
+        await ack(text="I do not know this command. `/flow help` says what I can do.")
+
+    app.command("/flow")(flow)
+    app.command(re.compile(".*"))(other)
+
+
+async def _start(door: Door, prompt: Prompt, respond: Respond) -> None:
+    """One insert. The outbox posts the thread's root; should the channel refuse it, the person is told."""
+    submitted = await door.sessions.submit(prompt)
+    if submitted is not None and submitted.fresh:
+
+        async def refused(sentence: str) -> None:
+            await respond(text=sentence, response_type="ephemeral")
+
+        door.show.if_refused(submitted.turn.id, refused)
+
+
+async def _answer(door: Door, asked: Subcommand, respond: Respond) -> list[Block]:
+    match asked.name:
+        case "status":
+            return [section(status_text(await door.sessions.list(limit=10_000), door.version, door.runtime))]
+        case "sessions":
+            mine = await _live(door, asked.user_id)
+            return sessions_blocks(mine, door.me, "*Your sessions*", "You have no session that is awake.")
+        case "stop":
+            return await _stop(door, asked, respond)
+        case _:
+            return help_blocks(door.me)
+
+
+async def _live(door: Door, user_id: str) -> Sequence[Session]:
+    return await door.sessions.list(user_id=user_id, states=LIVE)
+
+
+async def _stop(door: Door, asked: Subcommand, respond: Respond) -> list[Block]:
+    live = await _live(door, asked.user_id)
+    working = [session for session in live if session.state is SessionState.WORKING]
+    if len(working) == 1:
+        session = working[0]
+        door.after.start(stop_session(door, session.id, asked.user_id, respond, quiet=True), "stop")
+        return [section(f"Stopping {title(session, door.me)}. Reply in its thread to go on.")]
+    none = "You have no session that is awake, so there is nothing to stop."
+    return sessions_blocks(live, door.me, "*Which one?*", none)

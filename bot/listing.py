@@ -1,0 +1,92 @@
+"""What Flow says privately: help, its status, a person's sessions. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from bot.inbound import Identity
+from bot.markdown import clean, clip
+from bot.parts import Block, context, section
+from sessions.types import Session, SessionState
+
+_SHOWN = 15  # sessions in one list
+
+STATES = {
+    SessionState.NEW: "new",
+    SessionState.WAITING: "waiting for a place",
+    SessionState.STARTING: "starting",
+    SessionState.IDLE: "ready",
+    SessionState.WORKING: "working",
+    SessionState.ASLEEP: "asleep",
+}
+LIVE = (SessionState.WAITING, SessionState.STARTING, SessionState.IDLE, SessionState.WORKING)
+
+
+def help_text(me: Identity) -> str:
+    """mrkdwn."""
+    name = clip(clean(me.bot_name), 80)
+    return (
+        "*I am Claude Code in Slack: each thread is a session of its own, in its own container.*\n"
+        f"• `/flow <what to do>` opens a thread and starts. So does mentioning @{name}, in a thread or out of one.\n"
+        "• Reply in the thread to go on, mention or not. In a direct message every message counts.\n"
+        "• `repo=<url>` and `branch=<name>` in the first message bring a repository along.\n"
+        "• `/flow sessions` lists your threads, `/flow stop` stops one, `/flow status` says how I am.\n"
+        "After a while of silence a session falls asleep; your next reply wakes it where it stood."
+    )
+
+
+def help_blocks(me: Identity) -> list[Block]:
+    return [section(help_text(me))]
+
+
+def status_text(sessions: Iterable[Session], version: str, runtime: str) -> str:
+    """mrkdwn: how many sessions do what."""
+    states = [session.state for session in sessions]
+    awake = sum(state in LIVE and state is not SessionState.WAITING for state in states)
+    waiting = states.count(SessionState.WAITING)
+    working = states.count(SessionState.WORKING)
+    asleep = states.count(SessionState.ASLEEP)
+    return (
+        f"Sessions: {awake} awake ({working} working), {waiting} waiting for a place, {asleep} asleep.\n"
+        f"Flow {version}, worklets run on {runtime}."
+    )
+
+
+def link(session: Session, me: Identity) -> str | None:
+    """The permalink of the thread, in the form that chat.getPermalink answers; None before it is opened."""
+    thread = session.thread
+    if thread.thread_ts is None or not me.url:
+        return None
+    return f"{me.url.rstrip('/')}/archives/{thread.channel}/p{thread.thread_ts.replace('.', '')}"
+
+
+def title(session: Session, me: Identity) -> str:
+    """mrkdwn: the session's name, a link where there is a thread."""
+    name = clip(clean(session.name).replace("|", "/").replace("\n", " "), 150) or "(no name)"
+    address = link(session, me)
+    return f"<{address}|{name}>" if address else name
+
+
+def sessions_blocks(sessions: Sequence[Session], me: Identity, heading: str, empty: str) -> list[Block]:
+    """A line for each session, with a Stop button where something is awake."""
+    if not sessions:
+        return [section(empty)]
+    blocks = [section(heading)]
+    for session in sessions[:_SHOWN]:
+        block = section(f"{title(session, me)}\n<#{session.thread.channel}> · {STATES[session.state]}")
+        if session.state in LIVE:
+            block["accessory"] = stop_button(session)
+        blocks.append(block)
+    if len(sessions) > _SHOWN:
+        blocks.append(context(f"and {len(sessions) - _SHOWN} more"))
+    return blocks
+
+
+def stop_button(session: Session) -> Block:
+    return {
+        "type": "button",
+        "action_id": "stop",
+        "text": {"type": "plain_text", "text": "Stop"},
+        "value": session.id,
+        "style": "danger",
+    }
