@@ -173,6 +173,7 @@ class Envelopes:
             on_ack=on_ack,
         )
         self.deliveries.append(delivery)
+        self.on_change()
         if socket is None:
             self._clock.call_later(0, lambda: on_failure(delivery))
             return
