@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 _CHECK_SECONDS = 1.0  # how often a starting worklet is looked at while its relay does not answer yet
 
-_RUNNING_SECONDS = 5.0  # how long the relay of a running worklet may take to answer
+_RUNNING_SECONDS = 1.5  # how long a running worklet may have no listening relay: it has just started, or is ending
 
 
 class WorkletHost:
@@ -46,11 +46,16 @@ class WorkletHost:
         model: str | None = None,
         attach_timeout: float = 30.0,
         environ: Mapping[str, str] | None = None,
+        local_repositories: bool = False,
     ) -> None:
-        """`model` is the CLI's --model, `environ` what git may need (PATH, HOME…), `attach_timeout` in seconds."""
+        """`model` is the CLI's --model, `environ` what git may need (PATH, HOME…), `attach_timeout` in seconds.
+
+        `local_repositories`: a repository may be a directory of this machine.
+        """
         self._runtime, self._gateway, self._identity = runtime, gateway, identity
         self._share_dir, self._model = share_dir, model
         self._attach_timeout, self._environ = attach_timeout, environ
+        self._local_repositories = local_repositories
         self._doors: set[str] = set()
 
     async def open(
@@ -182,7 +187,7 @@ class WorkletHost:
         """Clones outside the worklet, which has no network. A volume that got half of it is not kept."""
         with tempfile.TemporaryDirectory(prefix="flow-clone-") as temporary:
             source = Path(temporary) / "repository"
-            await clone(repository, branch, source, environ=self._environ)
+            await clone(repository, branch, source, local=self._local_repositories, environ=self._environ)
             try:
                 await self._runtime.put(name, source)
             except BaseException:

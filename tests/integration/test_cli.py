@@ -3,16 +3,18 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from images import worklet_image
 from waiting import until
 
 from simulator.model import ScriptedModel
 from worklets.agent import Agent
+from worklets.docker import DockerRuntime
 from worklets.errors import AgentGone, CloneFailed
 from worklets.events import (
     AgentEvent,
@@ -30,6 +32,7 @@ from worklets.gateway import Credential, ModelGateway
 from worklets.host import WorkletHost
 from worklets.identity import Identity
 from worklets.local import LocalRuntime
+from worklets.runtime import Runtime
 
 KEY = "sk-real-key"
 NAME = "w-1"
@@ -41,24 +44,39 @@ async def model() -> AsyncIterator[ScriptedModel]:
         yield model
 
 
-@asynccontextmanager
-async def flow(model: ScriptedModel, share_dir: Path) -> AsyncIterator[WorkletHost]:
-    """What one run of the program has; worklets survive it."""
-    identity = Identity.load(share_dir)
-    runtime = LocalRuntime(share_dir=share_dir, identity=identity)
-    gateway = ModelGateway(model.url, Credential(api_key=KEY), identity)
-    try:
-        yield WorkletHost(runtime, gateway, identity, share_dir)
-    finally:
-        await gateway.aclose()
-        await runtime.close()
+Flow = Callable[[], AbstractAsyncContextManager[WorkletHost]]
+
+
+@pytest.fixture(params=["local", pytest.param("docker", marks=pytest.mark.docker)])
+async def flow(request: pytest.FixtureRequest, model: ScriptedModel, tmp_path: Path) -> AsyncIterator[Flow]:
+    """Runs of the program, one after the other, on one data directory; worklets survive them."""
+    identity = Identity.load(tmp_path)
+
+    async def make_runtime() -> Runtime:
+        if request.param == "local":
+            return LocalRuntime(share_dir=tmp_path, identity=identity)
+        image = await worklet_image()
+        return DockerRuntime(share_dir=tmp_path, identity=identity, image=image, memory=1 << 30, cpus=2)
+
+    @asynccontextmanager
+    async def run() -> AsyncIterator[WorkletHost]:
+        runtime = await make_runtime()
+        gateway = ModelGateway(model.url, Credential(api_key=KEY), identity)
+        try:
+            yield WorkletHost(runtime, gateway, identity, tmp_path)
+        finally:
+            await gateway.aclose()
+            await runtime.close()
+
+    yield run
+    async with run() as last:
+        await last.destroy(NAME)
 
 
 @pytest.fixture
-async def host(model: ScriptedModel, tmp_path: Path) -> AsyncIterator[WorkletHost]:
-    async with flow(model, tmp_path) as host:
+async def host(flow: Flow) -> AsyncIterator[WorkletHost]:
+    async with flow() as host:
         yield host
-        await host.close(NAME)
 
 
 @dataclass
@@ -122,17 +140,17 @@ async def test_an_answer(host: WorkletHost, model: ScriptedModel) -> None:
     await agent.close()
 
 
-async def test_thinking_and_tools(host: WorkletHost, tmp_path: Path) -> None:
+async def test_thinking_and_tools(host: WorkletHost) -> None:
     talk = Conversation()
     agent = await talk.open(host)
-    events = await talk.turn(agent, "THINK hm\nBASH pwd; exit 4\nWRITE notes.txt one\nSAY done")
+    events = await talk.turn(agent, "THINK hm\nBASH pwd; exit 4\nWRITE notes.txt one\nBASH cat notes.txt\nSAY done")
     assert Thinking("hm") in events
-    assert [e.name for e in events if isinstance(e, ToolStarted)] == ["Bash", "Write"]
+    assert [e.name for e in events if isinstance(e, ToolStarted)] == ["Bash", "Write", "Bash"]
     finished = [e for e in events if isinstance(e, ToolFinished)]
-    assert [(e.ok, e.details) for e in finished] == [(False, {"exit_code": 4}), (True, {"added": 1, "removed": 0})]
-    workspace = tmp_path / "worklets" / NAME / "work" / "workspace"
-    assert str(workspace) in finished[0].output
-    assert (workspace / "notes.txt").read_text() == "one"
+    assert [e.ok for e in finished] == [False, True, True]
+    assert [e.details for e in finished] == [{"exit_code": 4}, {"added": 1, "removed": 0}, {"exit_code": 0}]
+    assert "/work/workspace\n" in finished[0].output + "\n"
+    assert finished[2].output == "one"
     await agent.close()
 
 
@@ -173,15 +191,15 @@ async def test_an_interrupt_of_a_tool(host: WorkletHost) -> None:
     await agent.close()
 
 
-async def test_a_new_program_goes_on_in_mid_answer(model: ScriptedModel, tmp_path: Path) -> None:
+async def test_a_new_program_goes_on_in_mid_answer(flow: Flow) -> None:
     talk = Conversation()
-    async with flow(model, tmp_path) as first:
+    async with flow() as first:
         agent = await talk.open(first)
         await agent.send(str(uuid.uuid4()), "WORDS 10\nTHINK hm\nWORDS 40 20\nBASH sleep 0.5\nSAY end")
         await talk.read(agent, lambda event: isinstance(event, TextDelta) and "word20" in event.text)
         await agent.close()
     talk.fence += 1
-    async with flow(model, tmp_path) as second:
+    async with flow() as second:
         agent = await talk.open(second)
         await asyncio.wait_for(talk.read(agent, lambda event: isinstance(event, TurnEnded)), 30)
         words = [" ".join(f"word{i}" for i in range(1, n + 1)) for n in (10, 40)]
@@ -189,7 +207,6 @@ async def test_a_new_program_goes_on_in_mid_answer(model: ScriptedModel, tmp_pat
         assert only(talk.events, TurnEnded).outcome == "done"
         assert talk.steps == ["starting"]
         await agent.close()
-        await second.close(NAME)
 
 
 async def test_the_conversation_comes_back_after_sleep(host: WorkletHost) -> None:
@@ -283,12 +300,14 @@ async def test_a_clone_that_fails_leaves_no_volume(host: WorkletHost) -> None:
     assert await host._runtime.volumes() == []
 
 
-async def test_a_session_killed_before_its_first_message_starts_anew(host: WorkletHost, tmp_path: Path) -> None:
-    talk = Conversation()
-    home = tmp_path / "worklets" / NAME / "work" / "home"
-    transcripts = home / ".claude" / "projects" / "somewhere"
-    transcripts.mkdir(parents=True)
-    (transcripts / f"{talk.id}.jsonl").write_text('{"type":"queue-operation","operation":"enqueue"}\n')
+async def test_a_session_killed_before_its_first_message_starts_anew(host: WorkletHost) -> None:
+    talk, other = Conversation(), Conversation()
     agent = await talk.open(host)
-    assert texts(await talk.turn(agent, "SAY fresh")) == ["fresh"]
+    line = '{"type":"queue-operation","operation":"enqueue"}'
+    await talk.turn(agent, f"BASH echo '{line}' > $(dirname ~/.claude/projects/*/{talk.id}.jsonl)/{other.id}.jsonl")
     await agent.close()
+    await host.close(NAME)
+    other.position = talk.position
+    again = await other.open(host)
+    assert texts(await other.turn(again, "SAY fresh")) == ["fresh"]
+    await again.close()
