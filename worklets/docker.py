@@ -60,7 +60,11 @@ class DockerRuntime:
         self._ncpu: int | None = None
 
     async def check(self) -> None:
-        await self._engine.call("query", self._require_image, timeout=15)
+        def check(client: DockerClient) -> None:
+            self._require_image(client)
+            self._processors(client)  # known from now on, so the first start need not ask
+
+        await self._engine.call("query", check, timeout=15)
 
     async def start(self, spec: WorkletSpec) -> Worklet:
         run_dir = await self._engine.run(lambda: rundir.prepare(self._share_dir, spec.name, AGENT_UID))
@@ -199,9 +203,10 @@ class DockerRuntime:
         host = client.api.create_host_config(
             network_mode="none",
             read_only=True,
-            # tmpfs counts as the container's memory, so it stays well below the limit.
+            # tmpfs counts as the container's memory, so it stays well below the limit. Programs may run from /tmp
+            # (Docker's default says noexec): builds do that, and the workspace is executable anyway.
             tmpfs={
-                "/tmp": f"size={self._tmp_size()},mode=1777,nosuid,nodev",  # noqa: S108 - inside the container
+                "/tmp": f"size={self._tmp_size()},mode=1777,exec,nosuid,nodev",  # noqa: S108 - inside the container
                 "/run": f"size=16m,uid={AGENT_UID},gid={AGENT_UID},mode=700,nosuid,nodev",
             },
             mounts=[

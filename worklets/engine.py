@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from worklets.errors import RuntimeUnavailable
+from worklets.errors import RuntimeUnavailable, WorkletError
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -40,8 +40,8 @@ class Engine:
     async def call(self, pool: Pool, work: Callable[[DockerClient], T], timeout: float | None = None) -> T:
         """The result of `work(client)`, run in a thread of `pool`.
 
-        Raises RuntimeUnavailable when the engine is away or silent for `timeout` seconds; docker's own
-        errors about the request (`docker.errors.APIError`) pass through.
+        Raises RuntimeUnavailable when the engine is away or silent for `timeout` seconds, WorkletError with its
+        reason when it refuses (`work` sees docker's own `APIError` first), and whatever `work` raises.
         """
         try:
             async with asyncio.timeout(timeout or self._timeout):
@@ -52,9 +52,9 @@ class Engine:
                 f"The Docker engine did not answer within {timeout or self._timeout:.0f} s."
             ) from e
         except Exception as e:
-            if (unavailable := _unavailable(e, self.host)) is None:
+            if (worded := _worded(e, self.host)) is None:
                 raise
-            raise unavailable from e
+            raise worded from e
 
     async def run(self, work: Callable[[], T]) -> T:
         """`work()` in one of the query threads: for the disk work that belongs to a container."""
@@ -133,14 +133,20 @@ def _away(error: OSError, host: str) -> RuntimeUnavailable:
     return RuntimeUnavailable(f"No Docker engine answers at {host}.")
 
 
-def _unavailable(error: Exception, host: str) -> RuntimeUnavailable | None:
-    """The error as RuntimeUnavailable when it means that no engine answered, else None."""
+def _worded(error: Exception, host: str) -> WorkletError | None:
+    """What an error of docker-py means for people; None for any other."""
     import requests.exceptions
     from docker.errors import APIError, DockerException
 
     if isinstance(error, requests.exceptions.Timeout):
         return RuntimeUnavailable(f"The Docker engine at {host} did not answer in time.")
-    if isinstance(error, requests.exceptions.RequestException | DockerException) and not isinstance(error, APIError):
+    if isinstance(error, APIError):
+        return WorkletError(f"The Docker engine refused: {explanation(error)}", suggestion="Run `flow doctor`.")
+    if isinstance(error, DockerException):
+        return WorkletError(
+            f"Docker's client refused: {explanation(error)}", suggestion="Check FLOW_IMAGE and DOCKER_HOST."
+        )
+    if isinstance(error, requests.exceptions.RequestException):
         return RuntimeUnavailable(f"No Docker engine answers at {host}.")
     return None
 

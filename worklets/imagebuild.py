@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worklets.engine import Engine, explanation
+from worklets.engine import Engine
 from worklets.errors import ImageMissing
 
 if TYPE_CHECKING:
@@ -35,10 +35,9 @@ async def build(
 ) -> None:
     """Builds `image` (a tag), handing each line of the build to `progress` on the event loop.
 
-    `base` replaces debian:bookworm-slim. Raises RuntimeUnavailable, and ImageMissing with the build's last error.
+    `base` replaces debian:bookworm-slim. Raises RuntimeUnavailable, ImageMissing with the build's last words,
+    WorkletError when the engine refuses (a tag that is none, say).
     """
-    from docker.errors import APIError
-
     loop = asyncio.get_running_loop()
 
     def tell(line: str) -> None:
@@ -51,8 +50,6 @@ async def build(
             lambda client: _build(client, image, base, tell),
             timeout=_BUILD_SECONDS,
         )
-    except APIError as e:
-        raise _failed(image, explanation(e)) from e
     finally:
         await engine.close()
 

@@ -20,7 +20,7 @@ from waiting import until
 
 from worklets import sockets
 from worklets.docker import DockerRuntime
-from worklets.errors import ImageMissing, RuntimeUnavailable, WorkletStartFailed
+from worklets.errors import ImageMissing, RuntimeUnavailable, WorkletError, WorkletStartFailed
 from worklets.identity import Identity
 from worklets.local import LocalRuntime
 from worklets.runtime import Runtime, WorkletSpec
@@ -312,7 +312,8 @@ async def docker(tmp_path: Path) -> AsyncIterator[DockerRuntime]:
 async def test_a_container_is_sealed(docker: DockerRuntime) -> None:
     probe = (
         "grep -E '^(NoNewPrivs|CapBnd|CapEff|Seccomp):' /proc/self/status; echo net:$(ls /sys/class/net | tr '\\n' ,);"
-        "touch /etc/x /opt/x /x 2>&1 | grep -c 'Read-only'; touch /tmp/x && echo tmp:ok; echo uid:$(id -u):$(id -g);"
+        "touch /etc/x /opt/x /x 2>&1 | grep -c 'Read-only'; cp /bin/true /tmp/x && /tmp/x && echo tmp:ok;"
+        "echo uid:$(id -u):$(id -g);"
         "echo init:$(cat /proc/1/comm); echo core:$(ulimit -c); echo files:$(ulimit -n)"
     )
     worklet = await docker.start(spec(telling(docker, probe)))
@@ -351,6 +352,14 @@ async def test_an_agent_cannot_read_the_relays_memory_or_files(docker: DockerRun
     )
     worklet = await docker.start(spec(script))
     assert "Permission denied" in await said(worklet.run_dir, "told")
+
+
+@pytest.mark.docker
+async def test_what_the_engine_refuses_is_told_as_a_sentence(docker: DockerRuntime) -> None:
+    await docker.start(spec(name="busy"))
+    with pytest.raises(WorkletError, match="volume is in use") as told:
+        await docker.remove_volume("busy")
+    assert "\n" not in told.value.sentence()
 
 
 @pytest.mark.docker

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from images import worklet_image
 
-from worklets.errors import ImageMissing, RuntimeUnavailable
+from worklets.errors import ImageMissing, RuntimeUnavailable, WorkletError
 from worklets.imagebuild import LABEL, build, fingerprint, needs_build
 from worklets.local import bundled_claude
 
@@ -121,6 +121,11 @@ async def test_a_base_that_cannot_be_had_is_told_with_what_to_do() -> None:
 async def test_a_step_that_fails_is_told_with_its_last_words(image: str) -> None:
     with pytest.raises(ImageMissing, match=r"code 100 after: .*Permission denied"):
         await build("flow-test-build:latest", base=image)  # its user may not install packages
+
+
+async def test_a_name_that_no_image_can_have_is_told() -> None:
+    with pytest.raises(WorkletError, match="No Such Tag!"):
+        await build("No Such Tag!")
 
 
 async def test_no_engine_is_told(tmp_path: Path) -> None:
