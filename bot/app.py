@@ -1,50 +1,27 @@
-"""The Slack door as a whole: the Bolt app with its listeners, the outbox, and the connection.
-
-door = SlackDoor(sessions, database, identity, app_token=…, bot_token=…, api_url=…, version=…, runtime=…)
-sessions.observe(door.observe)
-async with door:                    # can show answers, hears nothing yet
-    await sessions.replay()
-    async with asyncio.TaskGroup() as group:
-        listening = group.create_task(door.listen())
-        …
-        listening.cancel()          # the door is closed
-        …                           # sessions drain
-        await door.flush(5.0)
-"""
+"""The Bolt app with all its listeners."""
 
 from __future__ import annotations
 
 import logging
 import re
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-import aiohttp
 from slack_bolt.async_app import AsyncApp
 from slack_bolt.authorization import AuthorizeResult
 from slack_bolt.error import BoltUnhandledRequestError
 from slack_bolt.response import BoltResponse
 
 from bot import actions, commands, home, messages
-from bot.delivery import Delivery
 from bot.door import Ack, Door
-from bot.inbound import Identity
-from bot.show import Show
-from bot.socket import SlackSocket, web_client
-from bot.store import MessageStore
+from bot.socket import web_client
 from config.errors import FlowError
 from config.logging import get_logger
-from sessions.db import Database
-from sessions.events import LifeEvent
-from sessions.manager import Sessions
-from sessions.types import Session, Turn
-from worklets.events import AgentEvent
 
 log = get_logger(__name__)
 _ANY = re.compile(".*")
 
 
-def build_app(door: Door, api_url: str) -> AsyncApp:
+def build_app(door: Door) -> AsyncApp:
     """Every listener of Flow; nothing that Slack may send is left without one."""
 
     async def authorize() -> AuthorizeResult:
@@ -61,7 +38,7 @@ def build_app(door: Door, api_url: str) -> AsyncApp:
     app = AsyncApp(
         name="flow",
         logger=_quiet_logger(),
-        client=web_client(None, api_url),
+        client=web_client(None, door.client.base_url),
         authorize=authorize,
         process_before_response=True,  # the ack leaves when the listener has returned: after the insert
         raise_error_for_unhandled_request=True,
@@ -102,63 +79,3 @@ def _register_rest(app: AsyncApp) -> None:
         return BoltResponse(status=500)  # anything but 200 stays unacknowledged
 
     app.error(failed)
-
-
-class SlackDoor:
-    """See the module's head for the order of things. `listen` raises nothing on a bad network: it tries again."""
-
-    def __init__(
-        self,
-        sessions: Sessions,
-        database: Database,
-        me: Identity,
-        *,
-        app_token: str,
-        bot_token: str,
-        api_url: str,
-        version: str,
-        runtime: str,
-        debug: bool = False,
-    ) -> None:
-        """`me` is what `bot.socket.preflight` found; `version` and `runtime` are words for `/flow status`."""
-        self._client = web_client(bot_token, api_url)
-        show = Show(sessions, Delivery(self._client, me.bot_id), MessageStore(database))
-        self._door = Door(sessions, show, self._client, me, version, runtime)
-        self._app = build_app(self._door, api_url)
-        self._socket = SlackSocket(app_token=app_token, bot_token=bot_token, api_url=api_url, debug=debug)
-
-    async def __aenter__(self) -> Self:
-        self._client.session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=15))
-        await self._door.after.__aenter__()
-        await self._door.show.outbox.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            await self._door.after.__aexit__(kind, error, trace)
-            await self._door.show.outbox.__aexit__(kind, error, trace)
-        finally:
-            if self._client.session is not None:
-                await self._client.session.close()
-
-    def observe(self, session: Session, turn: Turn, event: LifeEvent | AgentEvent) -> None:
-        """An Observer of sessions."""
-        self._door.show.observe(session, turn, event)
-
-    async def listen(self) -> None:
-        """Takes in what Slack sends, until cancelled."""
-        await self._socket.run(self._app)
-
-    async def flush(self, timeout: float) -> bool:
-        """Shows the newest state of every answer; False: not all in `timeout` seconds, the next start goes on."""
-        return await self._door.show.outbox.flush(timeout)
-
-    @property
-    def connected(self) -> bool:
-        return self._socket.connected
-
-    def state(self) -> dict[str, str]:
-        """For /health: {"state": "connected" | "reconnecting" | "down", "since": ISO time}."""
-        return self._socket.state()
