@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from worklets.errors import NoCredential
+
 _BY_STATUS = {
     401: "Claude's API refuses the credential. Check ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN, then restart Flow.",
     402: "The Claude account has no credit left. Add credit, then write again.",
@@ -29,11 +31,18 @@ _BY_KIND = {
     "rate_limit": _BY_STATUS[429],
 }
 
+_UNREACHED = "Flow cannot reach the model"  # how the gateway's own answer begins
+
 AUTHENTICATION = _BY_STATUS[401]
 
 
 def describe(result: dict[str, Any], kind: str | None) -> str:
     """The sentence for a `result` line that failed; `kind` is the error code of the CLI's own message before it."""
+    said = _said(result)
+    if str(NoCredential()) in said:
+        return NoCredential().sentence()
+    if _UNREACHED in said:
+        return "Claude's API could not be reached. Check the network and ANTHROPIC_BASE_URL, then write again."
     reason, status = result.get("terminal_reason"), result.get("api_error_status")
     if sentence := _BY_REASON.get(str(reason)):
         return sentence
@@ -43,7 +52,6 @@ def describe(result: dict[str, Any], kind: str | None) -> str:
         return sentence
     if status is not None and status >= 500:
         return f"Claude's API failed (status {status}). Write again in a moment."
-    said = _said(result)
     if reason == "api_error" and status is None:
         return f"Claude's API could not be reached ({said}). Check Flow's network, then write again."
     return f"Claude could not finish: {said}. Write again, or start a new thread."

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from worklets.claude import claude_command, claude_env
+from worklets.errors import NoCredential
 from worklets.events import (
     AgentEvent,
     AgentReady,
@@ -157,6 +158,8 @@ RESULT = {"type": "result", "subtype": "success", "is_error": True, "terminal_re
     ("result", "words"),
     [
         ({"api_error_status": 401}, "credential"),
+        ({"api_error_status": 401, "result": f"API Error: 401 {NoCredential().sentence()}"}, "is configured. Set"),
+        ({"api_error_status": 502, "result": "API Error: 502 Flow cannot reach the model at x"}, "not be reached. C"),
         ({"api_error_status": 429}, "rate limit"),
         ({"api_error_status": 529}, "overloaded"),
         ({"api_error_status": 502}, "status 502"),
