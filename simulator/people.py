@@ -12,7 +12,7 @@ from simulator.interactions import Interactions, Result
 from simulator.messages import Messages
 from simulator.modals import Modals, View
 from simulator.state import App, Channel, Record, Revision, Upload, User, Workspace
-from simulator.text import visible_text
+from simulator.text import pings, visible_text
 
 Json = dict[str, Any]
 
@@ -219,6 +219,10 @@ class People:
     def visible_text(self, message: Mapping[str, Any]) -> str:
         """What a reader sees, names resolved."""
         return visible_text(message, self.workspace.names())
+
+    def pings(self, message: Mapping[str, Any]) -> set[str]:
+        """Whom a message notifies: "@U1", "!channel"…"""
+        return pings(message)
 
     def status(self, channel: str, thread_ts: str) -> str:
         """The loading text under a thread ("" when there is none or it is older than two minutes)."""

@@ -4,7 +4,6 @@ Slack stores message text with `&`, `<` and `>` escaped and with references in a
 `<https://…|label>`, `<!here>`); source: docs.slack.dev, "Formatting message text".
 """
 
-import html
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +14,11 @@ _TOKEN = re.compile(
     r"<(@[UW][A-Z0-9]+(?:\|[^<>\n]*)?|#[CGD][A-Z0-9]+(?:\|[^<>\n]*)?|![^<>\n]+|(?:https?://|mailto:|tel:)[^<>\n]+)>"
 )
 _URL = re.compile(r"https?://[^\s<>|`]*[^\s<>|`.,;:!?'\")\]]")
+_CODE = re.compile(
+    r"^ {0,3}(?P<fence>`{3,}|~{3,})[\s\S]*?(?:^ {0,3}(?P=fence)[`~]*[ \t]*$|\Z)|(?P<tick>`+)[^\n]*?[^`](?P=tick)(?!`)",
+    re.MULTILINE,
+)
+_PING = re.compile(r"<([@!](?!date\^)[^<>|\n]+)(?:\|[^<>\n]*)?>")
 _BARE_AMPERSAND = re.compile(r"&(?!(?:amp|lt|gt);)")
 
 
@@ -41,6 +45,25 @@ def unescape(text: str) -> str:
 def mentions(text: str) -> set[str]:
     """Ids of the users that the text mentions."""
     return set(re.findall(r"<@([UW][A-Z0-9]+)", text))
+
+
+def pings(message: Mapping[str, Any]) -> set[str]:
+    """References in a message that notify people, such as "@U1" or "!channel", also those inside Markdown code."""
+    sources = [str(message.get("text") or "")]
+    for block in message.get("blocks") or []:
+        sources += _sources(block)
+    return {match.group(1) for source in sources for match in _PING.finditer(source)}
+
+
+def _sources(value: Any) -> list[str]:
+    """Every text in a block that Slack reads for references: `markdown` blocks and mrkdwn objects."""
+    if isinstance(value, list):
+        return [source for item in value for source in _sources(item)]
+    if not isinstance(value, Mapping):
+        return []
+    if value.get("type") in ("markdown", "mrkdwn"):
+        return [str(value.get("text") or "")]
+    return [source for item in value.values() for source in _sources(item)]
 
 
 def plain(text: str, names: Mapping[str, str]) -> str:
@@ -181,7 +204,14 @@ def _table(block: Mapping[str, Any], names: Mapping[str, str]) -> str:
 
 
 def _markdown(block: Mapping[str, Any], _: Mapping[str, str]) -> str:
-    return html.unescape(str(block.get("text", "")))
+    """Markdown source with entities decoded where a reader sees them decoded: outside code."""
+    source = str(block.get("text", ""))
+    parts: list[str] = []
+    end = 0
+    for match in _CODE.finditer(source):
+        parts += [unescape(source[end : match.start()]), match.group()]
+        end = match.end()
+    return "".join([*parts, unescape(source[end:])])
 
 
 def _labelled(block: Mapping[str, Any], names: Mapping[str, str]) -> str:

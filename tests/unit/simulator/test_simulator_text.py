@@ -1,6 +1,6 @@
 import pytest
 
-from simulator.text import mentions, normalise, plain, rich_text, visible_text
+from simulator.text import mentions, normalise, pings, plain, rich_text, visible_text
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,23 @@ def test_visible_text_prefers_blocks_and_reads_every_kind() -> None:
     shown = visible_text({"text": "fallback", "blocks": blocks, "files": [{"name": "x.txt"}]}, {"U1": "maya"})
     assert shown.split("\n") == ["Head", "a < b", "f", "**md** <@U1>", "@maya pic", "[Stop]", "Plan", "One", "[x.txt]"]
     assert visible_text({"text": "only &amp; text"}) == "only & text"
+
+
+def test_entities_in_markdown_are_decoded_outside_code_only() -> None:
+    source = "a &lt;!channel> `&lt;b>`\n```\n&lt;c>\n```\n&amp;"
+    shown = visible_text({"blocks": [{"type": "markdown", "text": source}]})
+    assert shown == "a <!channel> `&lt;b>`\n```\n&lt;c>\n```\n&"
+
+
+def test_references_that_notify_are_found_in_text_and_blocks() -> None:
+    blocks = [
+        {"type": "markdown", "text": "<!channel> `<@U2>` &lt;!here>"},
+        {"type": "context", "elements": [{"type": "mrkdwn", "text": "<!subteam^S1|@team>"}]},
+        {"type": "header", "text": {"type": "plain_text", "text": "<@U9>"}},
+    ]
+    assert pings({"text": "<@U1> <https://e.org> <!date^1^x|y>", "blocks": blocks}) == {
+        "@U1",
+        "@U2",
+        "!channel",
+        "!subteam^S1",
+    }

@@ -1,0 +1,232 @@
+"""The page in a real browser: people write, messages grow, buttons and modals work, nothing leaves the machine."""
+
+import re
+from collections.abc import AsyncIterator
+
+import pytest
+from playwright.async_api import Page, async_playwright, expect
+from slack_bolt.adapter.socket_mode.async_handler import AsyncSocketModeHandler
+from slack_bolt.async_app import AsyncApp
+from slack_sdk.web.async_client import AsyncWebClient
+
+from simulator.slack import SlackSimulator
+
+pytestmark = pytest.mark.chromium
+
+CHROMIUM = "/usr/bin/chromium"
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+MARKDOWN = """# Result
+
+1. first
+   - nested **bold**
+2. second
+
+- [x] done
+
+| a | b |
+|---|--:|
+| `x\\|y` | 2 |
+
+~~~python
+print("<b>") # <!channel>
+```
+~~~
+
+<img src=x onerror="document.title='broken into'"> [ok](https://example.org/a_(b)) [bad](javascript:alert(1)) 2 * 3 * 4
+"""
+
+
+@pytest.fixture
+async def slack() -> AsyncIterator[SlackSimulator]:
+    async with SlackSimulator(limits=None) as simulator:
+        bolt = AsyncApp(client=AsyncWebClient(token=simulator.bot_token, base_url=simulator.api_url))
+        register(bolt)
+        handler = AsyncSocketModeHandler(bolt, simulator.app_token)
+        await handler.connect_async()
+        await simulator.wait_connected()
+        yield simulator
+        await handler.close_async()
+
+
+@pytest.fixture
+async def page(slack: SlackSimulator) -> AsyncIterator[Page]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        page = await browser.new_page(viewport={"width": 1280, "height": 800})
+        requested: list[str] = []
+        errors: list[str] = []
+        page.on("request", lambda request: requested.append(request.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        await page.goto(slack.url)
+        await expect(page.get_by_test_id("channel-general")).to_be_visible()
+        yield page
+        await browser.close()
+        assert errors == []
+        assert [url for url in requested if not url.startswith(slack.url)] == []
+
+
+def register(bolt: AsyncApp) -> None:
+    @bolt.command("/flow")
+    async def flow(ack, command, client):
+        if command["text"] == "help":
+            await ack(text="*Help* for you")
+        elif command["text"] == "modal":
+            await ack()
+            await client.views_open(trigger_id=command["trigger_id"], view=MODAL)
+        else:
+            await ack()
+            root = await client.chat_postMessage(channel=command["channel_id"], text=f"Asked: {command['text']}")
+            await client.chat_postMessage(channel=command["channel_id"], thread_ts=root["ts"], text="Working")
+
+    @bolt.event("app_mention")
+    async def mentioned(event, say):
+        await say(text="You called?", thread_ts=event.get("thread_ts", event["ts"]))
+
+    @bolt.event(re.compile("message|app_home_opened"))
+    async def other(): ...
+
+    @bolt.action("go")
+    async def pressed(ack, respond):
+        await ack()
+        await respond(text="Pressed", replace_original=True)
+
+    @bolt.view("ask")
+    async def submitted(ack, view, client, body):
+        name = view["state"]["values"]["name"]["input"]["value"]
+        if name == "nobody":
+            await ack(response_action="errors", errors={"name": "Somebody else, please."})
+            return
+        await ack()
+        await client.chat_postMessage(channel="#general", text=f"Hi {name}")
+
+
+MODAL = {
+    "type": "modal",
+    "callback_id": "ask",
+    "title": {"type": "plain_text", "text": "Who?"},
+    "submit": {"type": "plain_text", "text": "OK"},
+    "blocks": [
+        {
+            "type": "input",
+            "block_id": "name",
+            "label": {"type": "plain_text", "text": "Name"},
+            "element": {"type": "plain_text_input", "action_id": "input"},
+        }
+    ],
+}
+
+
+async def write(page: Page, text: str, *, where: str = "") -> None:
+    await page.get_by_test_id(f"{where}composer").fill(text)
+    await page.get_by_test_id(f"{where}send").click()
+
+
+async def test_a_command_opens_its_thread_and_the_answer_grows_in_place(slack: SlackSimulator, page: Page) -> None:
+    await write(page, "/flow fix it")
+    thread = page.get_by_test_id("thread")
+    answer = thread.get_by_test_id("message").nth(1)
+    await expect(answer).to_contain_text("Working")
+    ts = await answer.get_attribute("data-ts")
+    client = AsyncWebClient(token=slack.bot_token, base_url=slack.api_url)
+    channel = slack.channel("general").id
+    for text in ("Working on", "Working on it", "Done"):
+        await client.chat_update(channel=channel, ts=ts, text=text, blocks=[{"type": "markdown", "text": text}])
+        await expect(thread.locator(f'[data-ts="{ts}"] [data-testid=body]')).to_have_text(text)
+    await expect(thread.get_by_test_id("message")).to_have_count(2)
+    await page.get_by_test_id("close-thread").click()
+    await expect(thread).to_be_hidden()
+    await page.get_by_test_id("open-thread").click()
+    await expect(thread).to_contain_text("Done")
+
+
+async def test_markdown_is_rendered_and_cannot_break_in(slack: SlackSimulator, page: Page) -> None:
+    client = AsyncWebClient(token=slack.bot_token, base_url=slack.api_url)
+    await client.chat_postMessage(channel="#general", text="x", blocks=[{"type": "markdown", "text": MARKDOWN}])
+    body = page.get_by_test_id("message").get_by_test_id("body")
+    await expect(body.locator("h2")).to_have_text("Result")
+    await expect(body.locator("ol > li")).to_have_count(2)
+    await expect(body.locator("ol > li ul li strong")).to_have_text("bold")
+    await expect(body.locator("li.task input")).to_be_checked()
+    await expect(body.locator("td").first).to_have_text("x|y")
+    await expect(body.locator("pre")).to_have_text('print("<b>") # <!channel>\n```')
+    await expect(body).to_contain_text("<img src=x onerror=")
+    await expect(body).to_contain_text("2 * 3 * 4")
+    assert await body.locator("img").count() == 0
+    assert await body.locator("a").evaluate_all("links => links.map(a => a.href)") == ["https://example.org/a_(b)"]
+    assert await page.title() == slack.workspace.name
+
+
+async def test_an_ephemeral_is_seen_by_one_person_only(slack: SlackSimulator, page: Page) -> None:
+    await write(page, "/flow help")
+    await expect(page.get_by_text("Only visible to you")).to_be_visible()
+    await page.get_by_test_id("person-jonas").click()
+    await expect(page.get_by_text("Only visible to you")).to_be_hidden()
+    await write(page, "hello from jonas")
+    await expect(page.get_by_test_id("message").last).to_contain_text("jonas")
+    assert slack.messages("general")[-1]["user"] == slack.user("jonas").id
+
+
+async def test_a_mention_is_answered_and_the_thread_is_continued_but_takes_no_command(
+    slack: SlackSimulator, page: Page
+) -> None:
+    await write(page, "@Flow are you there?")
+    await page.get_by_test_id("open-thread").first.click()
+    thread = page.get_by_test_id("thread")
+    await expect(thread.get_by_test_id("message").last).to_contain_text("You called?")
+    await write(page, "yes @Flow", where="thread-")
+    await expect(thread.get_by_test_id("message")).to_have_count(4)
+    await write(page, "/flow stop", where="thread-")
+    await expect(thread).to_contain_text("/flow is not supported in threads. Sorry!")
+    assert slack.core.calls[-1].method == "chat.postMessage"
+
+
+async def test_buttons_and_modals_reach_the_app(slack: SlackSimulator, page: Page) -> None:
+    client = AsyncWebClient(token=slack.bot_token, base_url=slack.api_url)
+    go = {"type": "button", "action_id": "go", "text": {"type": "plain_text", "text": "Go"}}
+    await client.chat_postMessage(channel="#general", text="x", blocks=[{"type": "actions", "elements": [go]}])
+    await page.get_by_role("button", name="Go", exact=True).click()
+    await expect(page.get_by_test_id("message").last).to_contain_text("Pressed")
+
+    await write(page, "/flow modal")
+    modal = page.get_by_test_id("modal")
+    await modal.get_by_label("Name").fill("nobody")
+    await page.get_by_test_id("modal-submit").click()
+    await expect(modal).to_contain_text("Somebody else, please.")
+    await modal.get_by_label("Name").fill("Ada")
+    await page.get_by_test_id("modal-submit").click()
+    await expect(modal).to_be_hidden()
+    await expect(page.get_by_test_id("message").last).to_contain_text("Hi Ada")
+
+
+async def test_the_home_tab_and_invitations(slack: SlackSimulator, page: Page) -> None:
+    client = AsyncWebClient(token=slack.bot_token, base_url=slack.api_url)
+    text = {"type": "mrkdwn", "text": "No sessions *yet*"}
+    home = {"type": "home", "blocks": [{"type": "section", "text": text}]}
+    await client.views_publish(user_id=slack.user("maya").id, view=home)
+    await page.get_by_test_id("channel-Flow").click()
+    await page.get_by_test_id("tab-home").click()
+    await expect(page.get_by_test_id("home").locator("b")).to_have_text("yet")
+    await slack.wait_for(lambda: [d for d in slack.deliveries if d.payload.get("event", {}).get("tab") == "home"])
+
+    await page.get_by_test_id("channel-random").click()
+    await expect(page.get_by_text("@Flow is not here yet")).to_be_visible()
+    await write(page, "/invite @Flow")
+    await slack.wait_for(lambda: slack.bot_user_id in slack.channel("random").members)
+
+
+async def test_other_sites_cannot_write_here(slack: SlackSimulator, page: Page) -> None:
+    wish = {"as": "maya", "do": "post", "channel": "general", "text": "injected"}
+    foreign = {"Origin": "https://example.org"}
+    refused = await page.request.post(slack.url + "page/act", data=wish, headers=foreign)
+    assert refused.status == 403
+    as_form = await page.request.post(slack.url + "page/act", form={"do": "post"})
+    assert as_form.status == 415
+    assert slack.messages("general") == []
