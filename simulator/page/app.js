@@ -192,7 +192,13 @@ function drawThread() {
   $("thread-status").textContent = status ? `${desk.user(status.user).real_name} ${status.status || "is working…"}` : "";
 }
 
+let drawnSidebar = "";
+
 function drawSidebar() {
+  const { channels, people } = desk.state;
+  const key = JSON.stringify([channels, people, desk.channel, desk.person, [...desk.unread]]);
+  if (key === drawnSidebar) return;
+  drawnSidebar = key;
   const kinds = [["Channels", (c) => c.kind === "channel" || c.kind === "group"], ["Direct messages", (c) => c.kind === "im" || c.kind === "mpim"]];
   $("channels").replaceChildren(...kinds.map(([title, belongs]) =>
     el("section", {}, el("h3", {}, title), desk.state.channels.filter(belongs).map(channelLink))));

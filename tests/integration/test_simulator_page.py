@@ -4,14 +4,15 @@ import re
 from collections.abc import AsyncIterator
 
 import pytest
-from playwright.async_api import Page, async_playwright, expect
+import pytest_asyncio
+from playwright.async_api import Browser, Page, async_playwright, expect
 from slack_bolt.adapter.socket_mode.async_handler import AsyncSocketModeHandler
 from slack_bolt.async_app import AsyncApp
 from slack_sdk.web.async_client import AsyncWebClient
 
 from simulator.slack import SlackSimulator
 
-pytestmark = pytest.mark.chromium
+pytestmark = [pytest.mark.chromium, pytest.mark.asyncio(loop_scope="module")]  # one browser for all of them
 
 CHROMIUM = "/usr/bin/chromium"
 QUIET = [
@@ -44,7 +45,7 @@ print("<b>") # <!channel>
 """
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def slack() -> AsyncIterator[SlackSimulator]:
     async with SlackSimulator(limits=None) as simulator:
         bolt = AsyncApp(client=AsyncWebClient(token=simulator.bot_token, base_url=simulator.api_url))
@@ -56,21 +57,27 @@ async def slack() -> AsyncIterator[SlackSimulator]:
         await handler.close_async()
 
 
-@pytest.fixture
-async def page(slack: SlackSimulator) -> AsyncIterator[Page]:
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def browser() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        page = await browser.new_page(viewport={"width": 1280, "height": 800})
-        requested: list[str] = []
-        errors: list[str] = []
-        page.on("request", lambda request: requested.append(request.url))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        await page.goto(slack.url)
-        await expect(page.get_by_test_id("channel-general")).to_be_visible()
-        yield page
+        yield browser
         await browser.close()
-        assert errors == []
-        assert [url for url in requested if not url.startswith(slack.url)] == []
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def page(slack: SlackSimulator, browser: Browser) -> AsyncIterator[Page]:
+    page = await browser.new_page(viewport={"width": 1280, "height": 800})
+    requested: list[str] = []
+    errors: list[str] = []
+    page.on("request", lambda request: requested.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    await page.goto(slack.url)
+    await expect(page.get_by_test_id("channel-general")).to_be_visible()
+    yield page
+    await page.close()
+    assert errors == []
+    assert [url for url in requested if not url.startswith(slack.url)] == []
 
 
 def register(bolt: AsyncApp) -> None:
