@@ -14,7 +14,7 @@ from typing import Any, Literal, TextIO
 import structlog
 
 #: Libraries that tell on every request what only a debugging person wants to know.
-_CHATTY = ("slack_bolt", "slack_sdk", "aiohttp.access", "apscheduler", "docker", "urllib3", "sqlalchemy", "websockets")
+_CHATTY = ("slack_bolt", "slack_sdk", "aiohttp.access", "apscheduler", "docker", "urllib3", "sqlalchemy", "websockets", "alembic")
 
 _SHARED: list[structlog.typing.Processor] = [
     structlog.contextvars.merge_contextvars,

@@ -181,6 +181,11 @@ def load() -> Settings:
     return _slices(flat)
 
 
+def inherited() -> dict[str, str]:
+    """The environment that Flow was started with, for child processes that pick what they need from it (git)."""
+    return dict(os.environ)
+
+
 def _from_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}

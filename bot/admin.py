@@ -1,0 +1,117 @@
+"""`flow db upgrade` and `flow sessions …`: what an administrator does beside or without a running Flow."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from bot.core import make_share_dir, open_core, open_store
+from config.errors import FlowError
+from config.units import format_duration
+from sessions.errors import SessionNotFound, StoreBusy
+from sessions.store import Store
+from web.control import CONTROL_SOCKET, ask_to_stop
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from config.settings import Settings
+    from sessions.types import Session
+
+
+async def upgrade(settings: Settings) -> int:
+    """Brings the schema up to date."""
+    from migrations import HEAD, upgrade
+
+    make_share_dir(settings.share_dir)
+    changed = await upgrade(settings.sessions.dsn)
+    print(f"the schema is {'now' if changed else 'already'} at revision {HEAD}")
+    return 0
+
+
+async def list_sessions(settings: Settings, *, live: bool) -> int:
+    """A table of sessions, the newest first."""
+    from rich.console import Console
+    from rich.table import Table
+
+    async with _looking(settings) as store:
+        found = await (store.live() if live else store.list())
+    if not found:
+        print("no live sessions" if live else "no sessions yet")
+        return 0
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("id", "status", "idle", "user", "thread"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("name", overflow="ellipsis", no_wrap=True)
+    now = datetime.now(UTC)
+    for session in found:
+        idle = format_duration(max(0.0, (now - session.last_activity_at).total_seconds()))
+        table.add_row(session.id[:8], session.state, idle, session.user_id, _thread(session), session.name)
+    console = Console(highlight=False, markup=False)
+    console.print(table, width=console.width if console.is_terminal else 160)
+    return 0
+
+
+async def show_session(settings: Settings, prefix: str) -> int:
+    """One session with its turns."""
+    async with _looking(settings) as store:
+        session = await _find(store, prefix)
+        turns = await store.turns(session.id)
+    for name, value in (
+        ("id", session.id),
+        ("name", session.name),
+        ("status", session.state.value),
+        ("user", session.user_id),
+        ("thread", _thread(session)),
+        ("container", session.container_id or "none"),
+        ("repository", session.repository or "none"),
+        ("branch", session.branch or "none"),
+        ("created", f"{session.created_at:%Y-%m-%d %H:%M:%S} UTC"),
+        ("last active", f"{session.last_activity_at:%Y-%m-%d %H:%M:%S} UTC"),
+    ):
+        print(f"{name:12} {value}")
+    for turn in turns:
+        print(f"\n{turn.created_at:%Y-%m-%d %H:%M:%S} {turn.user_id} ({turn.state.value})\n  {turn.text}")
+        if turn.error:
+            print(f"  {turn.error}")
+    return 0
+
+
+async def stop_session(settings: Settings, prefix: str) -> int:
+    """Stops the session in the running Flow; where none runs, ends its worklet and its waiting turns here."""
+    async with _looking(settings) as store:
+        session = await _find(store, prefix)
+    if not await ask_to_stop(settings.share_dir / CONTROL_SOCKET, session.id):
+        try:
+            async with open_core(settings) as core, core.sessions:
+                await core.sessions.stop(session.id, by="flow sessions stop")
+        except StoreBusy as e:
+            raise FlowError(
+                "A running Flow uses this data directory but does not answer.", suggestion="Restart it, then try again."
+            ) from e
+    print(f"stopped {session.id[:8]} ({session.name})")
+    return 0
+
+
+@asynccontextmanager
+async def _looking(settings: Settings) -> AsyncIterator[Store]:
+    database = await open_store(settings, exclusive=False)
+    try:
+        yield Store(database)
+    finally:
+        await asyncio.shield(database.close())
+
+
+async def _find(store: Store, prefix: str) -> Session:
+    matches = [s for s in await store.list(limit=100_000) if s.id.startswith(prefix)]
+    if len(matches) > 1:
+        raise SessionNotFound(f"{len(matches)} sessions begin with {prefix}.", suggestion="Write more of the id.")
+    if not matches:
+        raise SessionNotFound(f"No session begins with {prefix}.")
+    return matches[0]
+
+
+def _thread(session: Session) -> str:
+    return f"{session.thread.channel}:{session.thread.thread_ts or 'not opened yet'}"

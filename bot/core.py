@@ -1,0 +1,134 @@
+"""The parts below the doors, wired: database, runtime, gateway, sessions. `serve` and the admin commands share it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from config.errors import FlowError
+from config.logging import get_logger
+from config.settings import inherited
+from sessions.db import Database, open_database
+from sessions.manager import Sessions
+from sessions.store import Store
+from worklets.errors import RuntimeUnavailable
+from worklets.gateway import Credential, ModelGateway
+from worklets.host import WorkletHost
+from worklets.identity import Identity
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from config.settings import Settings, WorkletSettings
+    from worklets.runtime import Runtime
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    database: Database
+    store: Store
+    runtime: Runtime
+    gateway: ModelGateway
+    host: WorkletHost
+    sessions: Sessions
+
+
+@asynccontextmanager
+async def open_core(settings: Settings) -> AsyncIterator[Core]:
+    """Opens the database (schema up to date) and what sessions stand on. No session runs until one is entered.
+
+    Raises FlowError: a data directory that cannot be written or is in use, a database that does not answer.
+    """
+    async with AsyncExitStack() as stack:
+        database = await open_store(settings)
+        stack.push_async_callback(database.close)
+        identity = Identity.load(settings.share_dir)
+        runtime = await choose_runtime(settings.worklets, settings.share_dir, identity)
+        stack.push_async_callback(runtime.close)
+        gateway = ModelGateway(settings.claude.base_url, _credential(settings), identity)
+        stack.push_async_callback(gateway.aclose)
+        host = WorkletHost(
+            runtime,
+            gateway,
+            identity,
+            settings.share_dir,
+            model=settings.claude.model,
+            environ=inherited(),
+            local_repositories=settings.worklets.local_repositories,
+        )
+        store = Store(database)
+        env = {"VAULT_ADDR": settings.worklets.vault_addr} if settings.worklets.vault_addr else {}
+        sessions = Sessions(store, host, max_sessions=settings.sessions.max_sessions, env=env)
+        yield Core(database, store, runtime, gateway, host, sessions)
+
+
+async def open_store(settings: Settings, *, exclusive: bool = True) -> Database:
+    """The database with its schema up to date. Raises StoreBusy, StoreUnavailable, FlowError."""
+    from migrations import upgrade
+
+    make_share_dir(settings.share_dir)
+    database = open_database(settings.sessions.dsn, exclusive=exclusive)
+    try:
+        await upgrade(settings.sessions.dsn)
+    except BaseException:
+        await database.close()
+        raise
+    return database
+
+
+def make_share_dir(share_dir: Path) -> None:
+    """Raises FlowError when it can be neither made nor written."""
+    try:
+        share_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise FlowError(
+            f"The share directory {share_dir} cannot be made: {e.strerror}.",
+            suggestion="Set FLOW_SHARE_DIR to a directory that Flow may write.",
+        ) from e
+    if not os.access(share_dir, os.W_OK | os.X_OK):
+        raise FlowError(
+            f"The share directory {share_dir} cannot be written.",
+            suggestion="Change its rights, or set FLOW_SHARE_DIR to another one.",
+        )
+
+
+async def choose_runtime(settings: WorkletSettings, share_dir: Path, identity: Identity) -> Runtime:
+    """The runtime that FLOW_RUNTIME names; for "auto" Docker where an engine answers, else local processes."""
+    if settings.runtime != "local":
+        from worklets.docker import DockerRuntime
+
+        docker = DockerRuntime(
+            share_dir=share_dir,
+            identity=identity,
+            image=settings.image,
+            memory=settings.memory,
+            cpus=settings.cpus,
+            host=settings.docker_host,
+        )
+        if settings.runtime == "docker":
+            return docker
+        try:
+            await docker.check()
+        except RuntimeUnavailable as e:
+            await docker.close()
+            log.warning("no Docker engine answers, so worklets are plain processes", reason=str(e))
+        except FlowError:
+            return docker  # the engine is there; what else is missing is said when a worklet starts
+        else:
+            return docker
+    from worklets.local import LocalRuntime
+
+    return LocalRuntime(share_dir=share_dir, identity=identity)
+
+
+def _credential(settings: Settings) -> Credential:
+    claude = settings.claude
+    return Credential(
+        api_key=claude.api_key.get_secret_value() if claude.api_key else None,
+        oauth_token=claude.oauth_token.get_secret_value() if claude.oauth_token else None,
+    )

@@ -1,0 +1,82 @@
+"""The Slack door as a whole: the outbox that shows answers, the listeners, and the connection.
+
+async with open_slack_door(...) as slack:     # shows answers, hears nothing yet
+    await sessions.replay()
+    async with slack.listening():             # hears
+        ...
+    await sessions.drain(grace)
+    await slack.flush(5)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+from bot.app import build_app
+from bot.delivery import Delivery
+from bot.door import Door
+from bot.show import Show
+from bot.socket import SlackSocket, web_client
+from bot.store import MessageStore
+
+if TYPE_CHECKING:
+    from bot.inbound import Identity
+    from config.settings import SlackSettings
+    from sessions.db import Database
+    from sessions.manager import Sessions
+
+_CALL_SECONDS = 15
+_CONNECT_SECONDS = 10.0  # how long the start waits for Slack; the socket goes on trying after that
+
+
+@dataclass(frozen=True, slots=True)
+class SlackDoor:
+    show: Show
+    door: Door
+    socket: SlackSocket
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        """Connected, or soon. On the way out what has come in is handled before the connection goes."""
+        async with asyncio.TaskGroup() as group:
+            listening = group.create_task(self.socket.run(build_app(self.door)), name="slack socket")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_CONNECT_SECONDS):
+                    while not self.socket.connected:  # noqa: ASYNC110 - the SDK rings no bell
+                        await asyncio.sleep(0.01)
+            try:
+                yield
+            finally:
+                listening.cancel()
+
+    async def flush(self, timeout: float) -> bool:
+        """Shows the newest state of every answer; False: not all in `timeout` seconds, the next start goes on."""
+        return await self.show.outbox.flush(timeout)
+
+
+@asynccontextmanager
+async def open_slack_door(
+    settings: SlackSettings, me: Identity, sessions: Sessions, database: Database, runtime: str
+) -> AsyncIterator[SlackDoor]:
+    """`me` is what the preflight found; `runtime` is a word for `/flow status`."""
+    bot_token = settings.bot_token.get_secret_value()
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(_CALL_SECONDS), trust_env=True) as http:
+        client = web_client(bot_token, settings.api_url, http)
+        show = Show(sessions, Delivery(client, me.bot_id), MessageStore(database))
+        sessions.observe(show.observe)
+        door = Door(sessions, show, client, me, version("flow-slack"), runtime)
+        socket = SlackSocket(
+            app_token=settings.app_token.get_secret_value(),
+            bot_token=bot_token,
+            api_url=settings.api_url,
+            debug=settings.debug,
+        )
+        async with show.outbox, door.after:
+            yield SlackDoor(show, door, socket)

@@ -1,0 +1,154 @@
+"""People talk to Claude: slash command, mention, reply, direct message, two threads, a reply while it works."""
+
+from __future__ import annotations
+
+import asyncio
+
+from world import API_KEY, FOOTER, World
+
+
+async def test_a_slash_command_opens_a_thread_and_its_answer_streams_below(world: World) -> None:
+    await world.program.start()
+    result = await world.slack.command("maya", "general", "/flow", "WORDS 120 40")
+    assert result.ok
+    root = await world.root("WORDS 120")
+    assert "Maya" in world.thread(root)[0] or "maya" in world.thread(root)[0]
+    answer = await world.settled(root, "word120")
+    assert all(f"word{n} " in answer for n in range(1, 120))
+    message = next(
+        m for m in world.slack.messages("general", thread_ts=root)[1:] if "word120" in world.slack.visible_text(m)
+    )
+    revisions = world.slack.history(message)
+    texts = [world.slack.visible_text(r.body) for r in revisions]
+    growing = [t for t in texts if "word1 " in t and "word120" not in t]
+    assert growing, "the message never showed a part of the answer"
+
+
+async def test_replies_continue_the_conversation_with_its_context(world: World) -> None:
+    await world.program.start()
+    await world.slack.command("maya", "general", "/flow", "SAY the first answer")
+    root = await world.root("the first answer")
+    await world.settled(root, "the first answer")
+    await world.slack.post("jonas", "general", "RECALL", thread_ts=root)
+    recalled = await world.settled(root, "SAY the first answer", timeout=40)
+    assert "RECALL" in recalled
+    sessions = world.program.flow("sessions", "list").stdout
+    assert sessions.count("the first answer") == 1
+
+
+async def test_a_mention_starts_one_session_and_one_turn(world: World) -> None:
+    await world.program.start()
+    ts = await world.slack.post("maya", "general", "@Flow SAY hello to the mention")
+    await world.settled(ts, "hello to the mention")
+    assert len(world.thread(ts)) == 2
+    assert len([p for p in world.model.prompts() if "hello to the mention" in p]) == 1
+
+
+async def test_a_direct_message_is_a_conversation(world: World) -> None:
+    await world.program.start()
+    dm = world.slack.dm("maya").id
+    ts = await world.slack.post("maya", dm, "SAY just between us")
+    await world.settled(ts, "just between us", channel=dm)
+    await world.slack.post("maya", dm, "RECALL", thread_ts=ts)
+    await world.settled(ts, "SAY just between us", channel=dm)
+
+
+async def test_what_does_not_address_the_bot_starts_nothing(world: World) -> None:
+    await world.program.start()
+    plain = await world.slack.post("maya", "general", "SAY nobody asked the bot")
+    await world.slack.post("jonas", "general", "SAY neither here", thread_ts=plain)
+    asked = await world.slack.post("maya", "general", "@Flow SAY addressed")
+    await world.settled(asked, "addressed")
+    assert len(world.thread(plain)) == 2
+    await world.slack.edit("maya", asked, "@Flow SAY edited afterwards")
+    await world.slack.post("maya", "general", "SAY one more", thread_ts=asked)
+    await world.settled(asked, "one more")
+    assert not [p for p in world.model.prompts() if "nobody asked" in p or "neither" in p or "edited" in p]
+
+
+async def test_two_threads_work_at_once_and_do_not_mix(world: World) -> None:
+    await world.program.start()
+    first = await world.slack.post("maya", "general", "@Flow HOLD one\nSAY first thread done")
+    await world.model.held("one")
+    second = await world.slack.post("jonas", "engineering", "@Flow SAY second thread done")
+    await world.settled(second, "second thread done", channel="engineering")
+    assert not any("first thread done" in x for x in world.thread(first))
+    world.model.release("one")
+    await world.settled(first, "first thread done")
+    assert not any("second" in x for x in world.thread(first))
+
+
+async def test_a_reply_while_claude_works_waits_its_turn_and_says_so(world: World) -> None:
+    await world.program.start()
+    ts = await world.slack.post("maya", "general", "@Flow HOLD it\nSAY the long one")
+    await world.model.held("it")
+    await world.slack.post("jonas", "general", "SAY the next one", thread_ts=ts)
+    await world.see(ts, "aiting")
+    world.model.release("it")
+    await world.settled(ts, "the long one")
+    await world.settled(ts, "the next one")
+    assert not any("aiting" in text for text in world.thread(ts)), "the waiting note must become the answer"
+    prompts = [p for p in world.model.prompts() if "the next one" in p]
+    assert len(prompts) == 1
+
+
+async def test_tools_show_what_they_do_and_how_they_end(world: World) -> None:
+    await world.program.start()
+    ts = await world.slack.post("maya", "general", "@Flow BASH echo made > made.txt && exit 3\nSAY after the tool")
+    answer = await world.settled(ts, "after the tool")
+    assert "echo made" in answer
+    assert "3" in answer
+    assert FOOTER.search(answer)
+
+
+async def test_long_answers_go_on_in_a_next_message_with_fences_closed(world: World) -> None:
+    await world.program.start()
+    ts = await world.slack.post("maya", "general", "@Flow CODE 900")
+    await world.slack.wait_for(lambda: len(world.thread(ts)) > 2 and FOOTER.search(world.thread(ts)[-1]), 90)
+    parts = world.slack.messages("general", thread_ts=ts)[1:]
+    for part in parts:
+        for block in part.get("blocks", []):
+            if block["type"] == "markdown":
+                assert block["text"].count("```") % 2 == 0
+    refused = [c for c in world.slack.calls if c.method.startswith("chat.") and not c.ok]
+    assert refused == []
+
+
+async def test_the_credential_is_nowhere_in_the_worklet(world: World) -> None:
+    await world.program.start()
+    ts = await world.slack.post(
+        "maya", "general", "@Flow BASH env; cat /proc/*/environ; cat /run/worklet/* | head -c 9999\nSAY looked around"
+    )
+    await world.settled(ts, "looked around")
+    outputs = str([r.body for r in world.model.requests])
+    assert "ANTHROPIC_BASE_URL" in outputs, "the tool's output must have reached the model"
+    assert API_KEY not in outputs
+    assert world.slack.bot_token not in outputs
+    assert API_KEY not in "".join(world.program.output)
+
+
+async def test_help_status_and_sessions_answer_privately(world: World) -> None:
+    await world.program.start()
+    for text in ("", "help"):
+        await world.slack.command("maya", "general", "/flow", text)
+    await world.slack.wait_for(lambda: len(world.slack.ephemerals("maya")) >= 2)
+    assert "/flow" in world.slack.visible_text(world.slack.ephemerals("maya")[-1])
+    ts = await world.slack.post("maya", "general", "@Flow HOLD on\nSAY never mind")
+    await world.model.held("on")
+    await world.slack.command("maya", "general", "/flow", "sessions")
+    listed = await world.slack.wait_for(
+        lambda: [m for m in world.slack.ephemerals("maya") if "HOLD on" in world.slack.visible_text(m)]
+    )
+    await asyncio.gather(world.slack.click("maya", listed[-1], "stop"))
+    await world.see(ts, "topped")
+    await world.slack.post("maya", "general", "SAY usable again", thread_ts=ts)
+    await world.settled(ts, "usable again")
+
+
+async def test_stop_ends_the_turn_and_keeps_what_was_written(world: World) -> None:
+    await world.program.start()
+    ts = await world.slack.post("maya", "general", "@Flow WORDS 2000 50")
+    await world.see(ts, "word5 ")
+    await world.slack.command("maya", "general", "/flow", "stop")
+    stopped = await world.see(ts, "topped", timeout=10)
+    assert "word5 " in stopped
