@@ -12,8 +12,8 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
-from typing import IO, Any
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import IO, Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
@@ -23,7 +23,26 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sessions.dsn import Dsn, parse_dsn
 from sessions.errors import StoreBusy, StoreUnavailable
 
+T = TypeVar("T")
+
 _BUSY_MS = 5000  # another process (`flow sessions list`) may hold the file for a moment
+
+
+class Connection:
+    """What queries use of SQLAlchemy's AsyncConnection; see `unbroken`."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def execute(self, statement: sa.Executable, parameters: Any = None) -> sa.CursorResult[Any]:
+        """The buffered result."""
+        return await unbroken(self._connection.execute(statement, parameters))
+
+    async def exec_driver_sql(self, statement: str, parameters: Any = None) -> sa.CursorResult[Any]:
+        return await unbroken(self._connection.exec_driver_sql(statement, parameters))
+
+    async def run_sync(self, function: Callable[..., T], *args: Any) -> T:
+        return await unbroken(self._connection.run_sync(function, *args))
 
 
 class Database:
@@ -40,20 +59,35 @@ class Database:
         )
 
     @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+    async def transaction(self) -> AsyncIterator[Connection]:
         """A connection in a transaction that may write. Commits at the end. Raises StoreUnavailable."""
-        with translated(self.dsn):
-            async with self._writer, self.engine.connect() as connection:
-                await connection.execution_options(flow_writes=True)
-                async with connection.begin():
-                    yield connection
+        async with self._writer, self._connection(flow_writes=True) as connection:
+            transaction = connection.begin()
+            await unbroken(transaction.start())
+            try:
+                yield Connection(connection)
+            except BaseException:
+                await unbroken(transaction.rollback())
+                raise
+            await unbroken(transaction.commit())
 
     @contextlib.asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
+    async def read(self) -> AsyncIterator[Connection]:
         """A connection for queries. On SQLite each statement sees the latest commit. Raises StoreUnavailable."""
+        async with self._connection() as connection:
+            yield Connection(connection)
+
+    @contextlib.asynccontextmanager
+    async def _connection(self, **options: Any) -> AsyncIterator[AsyncConnection]:
         with translated(self.dsn):
-            async with self.engine.connect() as connection:
+            connection = self.engine.connect()
+            try:
+                await unbroken(connection.start())
+                await connection.execution_options(**options)
                 yield connection
+            finally:
+                if connection.sync_connection is not None:
+                    await unbroken(connection.close())
 
     def insert(self, table: sa.Table) -> Any:
         """An INSERT with this database's `on_conflict_do_nothing`."""
@@ -68,6 +102,22 @@ class Database:
         await self.engine.dispose()
         if self._lock_file is not None:
             self._lock_file.close()
+
+
+async def unbroken(work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which runs to its end even if the caller is cancelled meanwhile.
+
+    A cancellation in the middle of a driver's call makes SQLAlchemy throw the connection away, and with aiosqlite that
+    can wait for ever on the connection's ended thread.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # the cancellation is what counts now
+        raise
 
 
 def open_database(dsn: str, *, exclusive: bool = True) -> Database:
@@ -135,7 +185,14 @@ def _postgres_engine(dsn: Dsn) -> AsyncEngine:
     url = sa.make_url(dsn.url).set(drivername="postgresql+asyncpg")
     if "sslmode" in url.query:  # libpq's word; asyncpg's argument is called ssl and takes the same values
         url = url.update_query_dict({"ssl": url.query["sslmode"]}).difference_update_query(["sslmode"])
-    return create_async_engine(url, pool_size=8, max_overflow=8, pool_timeout=30, pool_pre_ping=True)
+    return create_async_engine(
+        url,
+        connect_args={"timeout": 10, "command_timeout": 30},  # seconds
+        pool_size=8,
+        max_overflow=8,
+        pool_timeout=30,
+        pool_pre_ping=True,
+    )
 
 
 @contextlib.contextmanager
@@ -186,6 +243,8 @@ def _sentence(error: Exception, dsn: Dsn) -> str | None:
     state = getattr(getattr(error, "orig", None), "sqlstate", None) or ""
     if state in _SQLSTATES:
         return _SQLSTATES[state]
+    if state[:2] in ("28", "3D"):  # password, role, database
+        return f"PostgreSQL refused: {getattr(error, 'orig', error)}."
     # 08: connection, 57: shutdown or cancelled by the administrator; no state: the connection was cut or refused.
     gone = isinstance(error, (OSError, sa.exc.InterfaceError)) or getattr(error, "connection_invalidated", False)
     return "PostgreSQL does not answer." if gone or state[:2] in ("08", "57") else None

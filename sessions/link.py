@@ -126,9 +126,9 @@ class Link:
     async def set_state(self, state: SessionState, **columns: object) -> None:
         self.session = await self._shared.stored(lambda: self._shared.store.set_state(self.lease, state, **columns))
 
-    def forget_history(self, has_history: bool) -> None:
+    async def set_history(self, has_history: bool) -> None:
         """The CLI said whether it has a transcript of this conversation, and it was not what the row says."""
-        self.session = replace(self.session, has_history=has_history)
+        await self.set_state(self.session.state, has_history=has_history)
 
     async def detach(self) -> None:
         """Lets go; the agent works on."""

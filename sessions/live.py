@@ -139,6 +139,7 @@ class LiveSession:
         link.session, turn = await self._shared.stored(
             lambda: store.settle(lease, turn.id, outcome, state=state, container_id=container_id)
         )
+        self._run = None  # before anybody hears of it: whoever does may put the session to sleep
         log.info("turn settled", outcome=type(outcome).__name__.lower(), seconds=turn.seconds)
         self._shared.tell(link.session, turn, Settled(outcome, turn.seconds))
 

@@ -79,12 +79,13 @@ class Sessions:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         await self.drain(0)
         if self._renewing is not None:
             self._renewing.cancel()
-        await self._group.__aexit__(kind, error, trace)
+        # All tasks have ended. The body's own error is not the group's: it goes on as it is, not wrapped.
+        await self._group.__aexit__(None, None, None)
 
     def observe(self, observer: Observer) -> None:
         self._observers.append(observer)

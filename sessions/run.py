@@ -120,7 +120,7 @@ class TurnRun:
 
     async def _open(self) -> None:
         if self._link.agent is None:
-            await self._link.set_state(SessionState.STARTING)
+            await self._link.set_state(SessionState.STARTING, container_id=None)
             self._opening = True
             await self._unless_stopped(self._link.open(self._on_step))
             self._opening = False
@@ -148,7 +148,20 @@ class TurnRun:
     async def _send(self) -> None:
         assert self._link.agent is not None
         self._sent = True
-        await self._unless_stopped(self._link.agent.send(self.turn.id, self.turn.text))
+        try:
+            await self._unless_stopped(self._link.agent.send(self.turn.id, self.turn.text))
+        except AgentGone as gone:
+            await self._last_words(gone)
+
+    async def _last_words(self, gone: AgentGone) -> None:
+        """Why a process is gone stands in what it said last. Raises AgentGone, or returns with an outcome."""
+        self._set_deadline(self._shared.patience.verdict, Failed(gone.sentence()))
+        while self.outcome is None and self._time_left():
+            batch = await self._link.inbox.get(self._time_left())
+            if batch is not None:
+                await self._take(batch)
+        if self.outcome is None:
+            raise gone
 
     async def _follow(self) -> None:
         while self.outcome is None:
@@ -172,7 +185,7 @@ class TurnRun:
                 exited = event
             await self._note(event)
         if exited is not None and self.outcome is None:
-            raise self._gone(exited)
+            raise await self._gone(exited)
 
     async def _note(self, event: AgentEvent) -> None:
         match event:
@@ -213,11 +226,11 @@ class TurnRun:
         )
         return Done() if any(isinstance(entry.event, Text) for entry in entries) else Failed(_ANSWER_LOST)
 
-    def _gone(self, exited: AgentExited) -> AgentGone:
+    async def _gone(self, exited: AgentExited) -> AgentGone:
         if _NO_HISTORY in exited.stderr:
-            self._link.forget_history(False)
+            await self._link.set_history(False)
         elif _HAS_HISTORY in exited.stderr:
-            self._link.forget_history(True)
+            await self._link.set_history(True)
         last = exited.stderr.strip().rpartition("\n")[2][:200]
         return AgentGone(f"Claude's process ended with code {exited.code}{f' ({last})' if last else ''}.")
 

@@ -13,9 +13,8 @@ from typing import Any
 from uuid import uuid4
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from sessions.db import Database
+from sessions.db import Connection, Database
 from sessions.errors import SessionError, SessionNotFound
 from sessions.leases import Lease, Leases, mine
 from sessions.tables import IDLE, LIVE, OPEN, UNDELIVERED, session_of, sessions, turn_of, turns
@@ -75,7 +74,7 @@ class Store:
         except _Known:
             return await self._known(prompt), 0
 
-    async def _submit(self, connection: AsyncConnection, prompt: Prompt) -> tuple[Submitted, int] | None:
+    async def _submit(self, connection: Connection, prompt: Prompt) -> tuple[Submitted, int] | None:
         found = await self._of_thread(connection, prompt)
         new_session = found is None
         if found is None:
@@ -86,7 +85,7 @@ class Store:
         turn = await self._insert_turn(connection, session.id, prompt)
         return Submitted(session, turn, fresh=True, new_session=new_session), ahead
 
-    async def _of_thread(self, connection: AsyncConnection, prompt: Prompt) -> tuple[Session, int] | None:
+    async def _of_thread(self, connection: Connection, prompt: Prompt) -> tuple[Session, int] | None:
         """The thread's session, and the number of its turns that come before a turn with this ts."""
         if prompt.thread.thread_ts is None:
             return None
@@ -101,7 +100,7 @@ class Store:
         row = (await connection.execute(query)).one_or_none()
         return (session_of(row), row.ahead) if row else None
 
-    async def _insert_session(self, connection: AsyncConnection, prompt: Prompt) -> Session:
+    async def _insert_session(self, connection: Connection, prompt: Prompt) -> Session:
         now, id_ = self.clock(), str(uuid4())
         values = {
             "id": id_,
@@ -128,7 +127,7 @@ class Store:
             row = (await connection.execute(sa.select(sessions).where(*_in_thread(prompt.thread)))).one()
         return session_of(row)
 
-    async def _insert_turn(self, connection: AsyncConnection, session_id: SessionId, prompt: Prompt) -> Turn:
+    async def _insert_turn(self, connection: Connection, session_id: SessionId, prompt: Prompt) -> Turn:
         values = {
             "id": str(uuid4()),
             "session_id": session_id,
@@ -215,7 +214,7 @@ class Store:
         async with self.db.transaction() as connection:
             return await self._fenced(connection, lease, status=state.value, **columns)
 
-    async def _fenced(self, connection: AsyncConnection, lease: Lease, **columns: Any) -> Session:
+    async def _fenced(self, connection: Connection, lease: Lease, **columns: Any) -> Session:
         statement = sa.update(sessions).where(*mine(lease)).values(**columns, updated_at=self.clock())
         return session_of(lease.held((await connection.execute(statement.returning(*sessions.c))).one_or_none()))
 

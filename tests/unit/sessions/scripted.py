@@ -1,0 +1,185 @@
+"""A scripted agent host in memory: what a worklet and the Claude CLI in it do, as far as sessions can see.
+
+A prompt is answered at once with its own text, unless it begins with HOLD: then the test says what happens. Like the
+CLI, a process runs a prompt id once; a volume remembers which ones it has answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from worklets.errors import AgentGone
+from worklets.events import (
+    AgentEvent,
+    AgentExited,
+    AgentReady,
+    Position,
+    PromptTaken,
+    Text,
+    TextDelta,
+    TurnEnded,
+    Usage,
+)
+from worklets.runtime import Worklet
+
+_numbers = itertools.count(1)
+
+
+@dataclass
+class Process:
+    """A relay and its CLI. It lives on while no agent is attached."""
+
+    name: str
+    volume: set[str]
+    claude_session_id: str
+    resumed: bool
+    epoch: str = field(default_factory=lambda: f"epoch-{next(_numbers)}")
+    journal: list[Sequence[AgentEvent]] = field(default_factory=list)
+    prompts: list[tuple[str, str]] = field(default_factory=list)
+    running: str | None = None
+    dead: bool = False
+    stubborn: bool = False  # ignores interrupts
+    acked: int = 0
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def say(self, *events: AgentEvent) -> None:
+        """One line of the journal."""
+        self.journal.append(events)
+        self.news.set()
+
+    def take(self, prompt_id: str, text: str) -> None:
+        self.prompts.append((prompt_id, text))
+        if prompt_id == self.running or prompt_id in self.volume:
+            return self.say(PromptTaken(prompt_id, "completed"))
+        self.running = prompt_id
+        self.say(PromptTaken(prompt_id, "started"))
+        self.say(AgentReady(self.claude_session_id, "scripted", "2.1"))
+        if not text.startswith("HOLD"):
+            self.answer(text)
+        return None
+
+    def answer(self, text: str) -> None:
+        for half in (text[: len(text) // 2], text[len(text) // 2 :]):
+            self.say(TextDelta(half))
+        self.say(Text(text))
+        self.end()
+
+    def end(self, outcome: Any = "done", error: str | None = None, prompt_ids: tuple[str, ...] | None = None) -> None:
+        prompt_id, self.running = self.running, None
+        assert prompt_id is not None
+        self.volume.add(prompt_id)
+        ids = (prompt_id,) if prompt_ids is None else prompt_ids
+        self.say(TurnEnded(outcome, ids, Usage(10, 20), 0.5, error))
+
+    def exit(self, code: int, stderr: str = "") -> None:
+        self.say(AgentExited(code, stderr))
+        self.dead = True
+
+    def die(self) -> None:
+        """The container is killed."""
+        self.dead = True
+        self.news.set()
+
+
+class ScriptedAgent:
+    def __init__(self, host: ScriptedHost, process: Process, after: int) -> None:
+        self.process = process
+        self.closed = False
+        self._host = host
+        self._after = after
+
+    @property
+    def epoch(self) -> str:
+        return self.process.epoch
+
+    @property
+    def worklet_id(self) -> str:
+        return f"container of {self.process.epoch}"
+
+    async def events(self) -> AsyncIterator[tuple[Position, Sequence[AgentEvent]]]:
+        process = self.process
+        while True:
+            while self._after < len(process.journal):
+                self._after += 1
+                batch = process.journal[self._after - 1]
+                yield Position(process.epoch, self._after), batch
+                if any(isinstance(event, AgentExited) for event in batch):
+                    return
+            if process.dead:
+                raise AgentGone
+            process.news.clear()
+            await process.news.wait()
+
+    async def send(self, prompt_id: str, text: str) -> None:
+        if self.process.dead:
+            raise AgentGone
+        self.process.take(prompt_id, text)
+
+    async def interrupt(self, timeout: float = 10.0) -> None:
+        if self.process.dead:
+            raise AgentGone
+        if self.process.running and not self.process.stubborn:
+            self.process.end("interrupted")
+
+    async def ack(self, position: Position) -> None:
+        assert position.epoch == self.process.epoch
+        self.process.acked = position.seq
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class ScriptedHost:
+    def __init__(self) -> None:
+        self.processes: dict[str, Process] = {}  # by worklet, the latest
+        self.opened: list[dict[str, Any]] = []
+        self.closed: list[str] = []
+        self.refusals: list[Exception] = []  # raised by the next opens, first one first
+        self.gate = asyncio.Event()  # opens wait for it
+        self.gate.set()
+        self.steps: tuple[str, ...] = ("starting",)
+        self.on_start: Callable[[Process], None] = lambda process: None
+        self.unavailable: Exception | None = None
+        self._volumes: dict[str, set[str]] = {}
+
+    async def open(self, name: str, **wanted: Any) -> ScriptedAgent:
+        self.opened.append({"name": name, **wanted})
+        await self.gate.wait()
+        if self.refusals:
+            raise self.refusals.pop(0)
+        position: Position | None = wanted["position"]
+        process = self.processes.get(name)
+        if process and not process.dead and position and process.epoch == position.epoch:
+            return ScriptedAgent(self, process, position.seq)
+        for step in self.steps:
+            wanted["on_step"](step)
+        volume = self._volumes.setdefault(name, set())
+        process = Process(name, volume, wanted["claude_session_id"], wanted["has_history"])
+        self.processes[name] = process
+        self.on_start(process)
+        return ScriptedAgent(self, process, 0)
+
+    async def close(self, name: str) -> None:
+        self.closed.append(name)
+        if self.unavailable:
+            raise self.unavailable
+        if process := self.processes.get(name):
+            process.die()
+
+    async def destroy(self, name: str) -> None:
+        await self.close(name)
+        self._volumes.pop(name, None)
+
+    async def running(self) -> Mapping[str, Worklet]:
+        if self.unavailable:
+            raise self.unavailable
+        return {
+            name: Worklet(name, f"container of {process.epoch}", Path("/run"), running=True)
+            for name, process in self.processes.items()
+            if not process.dead
+        }

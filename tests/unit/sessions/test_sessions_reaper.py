@@ -1,0 +1,114 @@
+"""The reaper: what sleeps, what is set right, and who rings it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from conftest import Heart
+from freezegun import freeze_time
+from scripted import ScriptedHost
+from waiting import until
+
+from sessions.reaper import schedule
+from sessions.types import Done, SessionState
+from worklets.errors import RuntimeUnavailable
+
+
+async def test_a_session_sleeps_after_half_an_hour_and_wakes_with_the_next_reply(start: Any) -> None:
+    with freeze_time("2026-03-01 12:00:00", real_asyncio=True) as clock:
+        async with start() as heart:
+            asked = await heart.ask("one")
+            await heart.settled(asked)
+            clock.tick(timedelta(minutes=29, seconds=59))
+            await heart.reaper.sweep()
+            assert (await heart.sessions.get(asked.session.id)).state is SessionState.IDLE
+            clock.tick(timedelta(seconds=1))
+            await heart.reaper.sweep()
+            session = await heart.sessions.get(asked.session.id)
+            assert (session.state, session.container_id) == (SessionState.ASLEEP, None)
+            assert not await heart.host.running()
+            assert await heart.settled(await heart.ask("two")) == Done()
+            assert heart.host.processes[session.worklet].resumed
+
+
+async def test_a_session_that_works_is_never_put_to_sleep(start: Any) -> None:
+    with freeze_time("2026-03-01 12:00:00", real_asyncio=True) as clock:
+        async with start() as heart:
+            asked = await heart.ask("HOLD")
+            process = await heart.process(asked)
+            clock.tick(timedelta(hours=5))
+            await heart.reaper.sweep()
+            assert (await heart.sessions.get(asked.session.id)).state is SessionState.WORKING
+            assert not process.dead
+            process.answer("at last")
+            await heart.settled(asked)
+            clock.tick(timedelta(minutes=29))
+            await heart.reaper.sweep()
+            assert not process.dead, "the clock runs from the end of the work"
+
+
+async def test_a_container_that_no_row_claims_is_removed(heart: Heart) -> None:
+    asked = await heart.ask("one")
+    await heart.settled(asked)
+    await heart.host.open("stray", claude_session_id="x", has_history=False, position=None, on_step=lambda step: None)
+    await heart.reaper.sweep()
+    assert set(await heart.host.running()) == {asked.session.worklet}
+
+
+async def test_a_row_whose_container_is_gone_is_corrected(start: Any, host: ScriptedHost) -> None:
+    async with start() as before:
+        asked = await before.ask("one")
+        await before.settled(asked)
+    host.processes[asked.session.worklet].die()
+    async with start() as after:
+        await after.reaper.sweep()
+        session = await after.sessions.get(asked.session.id)
+        assert (session.state, session.container_id) == (SessionState.ASLEEP, None)
+        assert not after.sessions.is_live(asked.session.id)
+
+
+async def test_an_adopted_session_whose_container_dies_is_corrected(start: Any, host: ScriptedHost) -> None:
+    async with start() as before:
+        asked = await before.ask("one")
+        await before.settled(asked)
+    async with start() as after:
+        await after.reaper.sweep()
+        await until(lambda: after.sessions.is_live(asked.session.id))
+        host.processes[asked.session.worklet].die()
+        await after.reaper.sweep()
+        await after.in_state(asked, SessionState.ASLEEP)
+
+
+async def test_a_queued_turn_without_a_task_is_rung(heart: Heart) -> None:
+    stored = await heart.sessions.store.submit(_prompt())
+    assert stored
+    assert not heart.sessions.is_live(stored[0].session.id)
+    await heart.reaper.sweep()
+    assert await heart.settled(stored[0]) == Done()
+
+
+async def test_a_runtime_that_is_down_does_not_stop_the_rest_of_the_pass(heart: Heart) -> None:
+    heart.host.unavailable = RuntimeUnavailable()
+    stored = await heart.sessions.store.submit(_prompt())
+    assert stored
+    await heart.reaper.sweep()
+    await heart.settled(stored[0])
+    assert heart.reaper.last_sweep is not None
+
+
+async def test_the_scheduler_only_rings(heart: Heart) -> None:
+    scheduler = schedule(heart.reaper, timedelta(seconds=0.05))
+    try:
+        first = await until(lambda: heart.reaper.last_sweep)
+        await until(lambda: heart.reaper.last_sweep != first)
+        (job,) = scheduler.get_jobs()
+        assert (job.coalesce, job.max_instances) == (True, 1)
+    finally:
+        scheduler.shutdown(wait=False)
+
+
+def _prompt() -> Any:
+    from sessions.types import Prompt, ThreadId
+
+    return Prompt(ThreadId("T1", "C1", "5.0"), "C1:5.0", "5.0", "U1", "left over")
