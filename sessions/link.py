@@ -69,17 +69,15 @@ class Link:
         self.agent: AgentLike | None = None
         self.fresh = False  # the agent is a new process, not the one that we left
         self._shared = shared
-        self._stored = 0  # highest number of the journal whose lasting events are in the transcript
+        self._stored = Position("", 0)  # up to here, lasting events are in the transcript
         self._previewing = False
 
     async def open(self, on_step: Callable[[str], None]) -> None:
         """Attaches to the session's agent or starts one. Raises WorkletError."""
         session = self.session
         position = Position(session.epoch, session.seq) if session.epoch else None
-        stored = 0
-        if position is not None:
-            epoch = position.epoch
-            stored = await self._shared.stored(lambda: self._shared.transcript.stored_until(session.id, epoch))
+        self._stored = await self._stored_until(position)
+        self._previewing = False
         agent = await self._shared.host.open(
             session.worklet,
             claude_session_id=session.claude_session_id,
@@ -92,10 +90,18 @@ class Link:
             on_step=on_step,
         )
         self.fresh = position is None or position.epoch != agent.epoch
-        self._stored = 0 if self.fresh else stored
-        self._previewing = False
         self.agent = agent
         self.inbox.listen(agent)
+
+    async def _stored_until(self, position: Position | None) -> Position:
+        if position is None:
+            return Position("", 0)
+        transcript, id_, epoch = self._shared.transcript, self.session.id, position.epoch
+        return Position(epoch, await self._shared.stored(lambda: transcript.stored_until(id_, epoch)))
+
+    def is_from_before(self, at: Position) -> bool:
+        """What a lost predecessor of the agent had still written to its journal; it is told first."""
+        return self.agent is not None and at.epoch != self.agent.epoch
 
     async def take(self, batch: Batch, owner: Callable[[AgentEvent], TurnId | None]) -> list[AgentEvent]:
         """Stores the lasting events of a batch, then returns what is news to observers.
@@ -104,9 +110,11 @@ class Link:
         left out, previews are not.
         """
         at, events = batch
+        if at.epoch != self._stored.epoch:
+            self._stored, self._previewing = Position(at.epoch, 0), False
         for event in events:
             self._previewing = _previewing(event, self._previewing)
-        news = [event for event in events if isinstance(event, PASSING) or at.seq > self._stored]
+        news = [event for event in events if isinstance(event, PASSING) or at.seq > self._stored.seq]
         if lasting := [(owner(event), event) for event in news if not isinstance(event, PASSING)]:
             await self._store(at, lasting)
         return news
@@ -116,7 +124,7 @@ class Link:
         session = await self._shared.stored(
             lambda: self._shared.transcript.append(self.lease, lasting, at=at, position=position)
         )
-        self.session, self._stored = session, at.seq
+        self.session, self._stored = session, at
         if position is not None and self.agent is not None:
             try:
                 await self.agent.ack(position)
@@ -125,10 +133,6 @@ class Link:
 
     async def set_state(self, state: SessionState, **columns: object) -> None:
         self.session = await self._shared.stored(lambda: self._shared.store.set_state(self.lease, state, **columns))
-
-    async def set_history(self, has_history: bool) -> None:
-        """The CLI said whether it has a transcript of this conversation, and it was not what the row says."""
-        await self.set_state(self.session.state, has_history=has_history)
 
     async def detach(self) -> None:
         """Lets go; the agent works on."""

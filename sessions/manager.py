@@ -223,8 +223,9 @@ class Sessions:
                 self._tasks[session_id].cancel()
         await self._wait(grace)
         for session_id, task in self._tasks.items():
-            log.info("letting go of a running turn; its agent works on", session=session_id)
-            task.cancel()
+            if not task.cancelling():
+                log.info("letting go of a running turn; its agent works on", session=session_id)
+                task.cancel()
         await self._wait(None)
 
     async def _wait(self, seconds: float | None) -> None:

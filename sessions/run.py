@@ -21,10 +21,6 @@ from worklets.events import AgentEvent, AgentExited, AgentReady, PromptTaken, Te
 log = get_logger(__name__)
 T = TypeVar("T")
 
-# What the Claude CLI writes to stderr before it exits with 1 (2.1): --resume without a transcript, --session-id with.
-_NO_HISTORY = "No conversation found"
-_HAS_HISTORY = "is already in use"
-
 _ANSWER_LOST = "Claude answered, but its container ended before the answer was read. Ask it to repeat its last answer."
 _DROPPED = "Claude did not take this message in. Send it again, worded differently."
 
@@ -48,6 +44,7 @@ class TurnRun:
         self._interrupting: asyncio.Task[None] | None = None
         self._deadline: tuple[float, Outcome] | None = None  # loop time, and the outcome then
         self._opening = False
+        self._resumes = False  # what a lost process said last is about this turn
         self._sent = False  # the agent may be working on the prompt
         self._taken = False  # this process has begun with it
         self._tries = 0
@@ -120,15 +117,15 @@ class TurnRun:
 
     async def _open(self) -> None:
         if self._link.agent is None:
+            self._resumes = self.turn.started_at is not None
             await self._link.set_state(SessionState.STARTING, container_id=None)
             self._opening = True
             await self._unless_stopped(self._link.open(self._on_step))
             self._opening = False
 
     def _on_step(self, step: str) -> None:
-        if step == "starting":
-            step = "resuming" if self._tries else "waking" if self._link.session.has_history else step
-        self._tell(Preparing(step))
+        if not self._tries:  # else it was told that the turn is being resumed
+            self._tell(Preparing(step))
 
     async def _begin(self) -> None:
         if self._stopped.is_set():
@@ -177,23 +174,25 @@ class TurnRun:
     # -- following ---------------------------------------------------------
 
     async def _take(self, batch: Batch) -> None:
+        before = self._link.is_from_before(batch[0])
+        owner = self._owner_before if before else self._owner
         exited: AgentExited | None = None
-        for event in await self._link.take(batch, self._owner):
-            if self._owner(event) is not None:
-                self._tell(event)
-            if isinstance(event, AgentExited):
+        for event in await self._link.take(batch, owner):
+            if owner(event) is None:
+                continue
+            self._tell(event)
+            if isinstance(event, TurnEnded):
+                self.outcome = self._outcome_of(event)
+            elif isinstance(event, AgentExited):
                 exited = event
-            await self._note(event)
+            elif not before:
+                await self._note(event)
         if exited is not None and self.outcome is None:
-            raise await self._gone(exited)
+            raise _gone(exited)
 
     async def _note(self, event: AgentEvent) -> None:
         match event:
-            case TurnEnded() if self._owner(event) is not None:
-                self.outcome = self._outcome_of(event)
-            case PromptTaken(prompt_id, "started") if prompt_id == self.turn.id:
-                self._taken = True
-            case AgentReady():
+            case AgentReady() | PromptTaken(_, "started"):
                 self._taken = True
             case PromptTaken(prompt_id, "completed") if prompt_id == self.turn.id:
                 # A new process that calls the prompt completed without having begun found it in its history.
@@ -211,6 +210,10 @@ class TurnRun:
         # An interrupt may hit before the CLI has noted whose turn it is.
         return self.turn.id if self._stop is not None and not event.prompt_ids else None
 
+    def _owner_before(self, event: AgentEvent) -> TurnId | None:
+        """Of what a lost process said last. Its exit is no news: this is why there is a new one."""
+        return self._owner(event) if self._resumes and not isinstance(event, AgentExited) else None
+
     def _outcome_of(self, ended: TurnEnded) -> Outcome:
         match ended.outcome:
             case "done":
@@ -225,14 +228,6 @@ class TurnRun:
             lambda: self._shared.transcript.read(self._link.session.id, turn_id=self.turn.id)
         )
         return Done() if any(isinstance(entry.event, Text) for entry in entries) else Failed(_ANSWER_LOST)
-
-    async def _gone(self, exited: AgentExited) -> AgentGone:
-        if _NO_HISTORY in exited.stderr:
-            await self._link.set_history(False)
-        elif _HAS_HISTORY in exited.stderr:
-            await self._link.set_history(True)
-        last = exited.stderr.strip().rpartition("\n")[2][:200]
-        return AgentGone(f"Claude's process ended with code {exited.code}{f' ({last})' if last else ''}.")
 
     # -- stopping ---------------------------------------------------------
 
@@ -282,3 +277,8 @@ class TurnRun:
 
 async def _wait(future: asyncio.Future[None]) -> None:
     await future
+
+
+def _gone(exited: AgentExited) -> AgentGone:
+    last = exited.stderr.strip().rpartition("\n")[2][:200]
+    return AgentGone(f"Claude's process ended with code {exited.code}{f' ({last})' if last else ''}.")

@@ -27,6 +27,8 @@ from worklets.events import (
 )
 from worklets.runtime import Worklet
 
+Batch = tuple[Position, Sequence[AgentEvent]]
+
 _numbers = itertools.count(1)
 
 
@@ -45,6 +47,7 @@ class Process:
     dead: bool = False
     stubborn: bool = False  # ignores interrupts
     acked: int = 0
+    lost_at: int | None = None  # lines beyond it reach no agent any more
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def say(self, *events: AgentEvent) -> None:
@@ -80,6 +83,11 @@ class Process:
         self.say(AgentExited(code, stderr))
         self.dead = True
 
+    def cut(self) -> None:
+        """The container is killed and the connection with it: what is written from now on is found in its journal."""
+        self.lost_at = len(self.journal)
+        self.die()
+
     def die(self) -> None:
         """The container is killed."""
         self.dead = True
@@ -87,11 +95,11 @@ class Process:
 
 
 class ScriptedAgent:
-    def __init__(self, host: ScriptedHost, process: Process, after: int) -> None:
+    def __init__(self, process: Process, after: int, earlier: Sequence[Batch] = ()) -> None:
         self.process = process
         self.closed = False
-        self._host = host
         self._after = after
+        self._earlier = earlier
 
     @property
     def epoch(self) -> str:
@@ -101,10 +109,12 @@ class ScriptedAgent:
     def worklet_id(self) -> str:
         return f"container of {self.process.epoch}"
 
-    async def events(self) -> AsyncIterator[tuple[Position, Sequence[AgentEvent]]]:
+    async def events(self) -> AsyncIterator[Batch]:
         process = self.process
+        for batch_before in self._earlier:
+            yield batch_before
         while True:
-            while self._after < len(process.journal):
+            while self._after < (len(process.journal) if process.lost_at is None else process.lost_at):
                 self._after += 1
                 batch = process.journal[self._after - 1]
                 yield Position(process.epoch, self._after), batch
@@ -127,8 +137,8 @@ class ScriptedAgent:
             self.process.end("interrupted")
 
     async def ack(self, position: Position) -> None:
-        assert position.epoch == self.process.epoch
-        self.process.acked = position.seq
+        if position.epoch == self.process.epoch:
+            self.process.acked = position.seq
 
     async def close(self) -> None:
         self.closed = True
@@ -142,7 +152,6 @@ class ScriptedHost:
         self.refusals: list[Exception] = []  # raised by the next opens, first one first
         self.gate = asyncio.Event()  # opens wait for it
         self.gate.set()
-        self.steps: tuple[str, ...] = ("starting",)
         self.on_start: Callable[[Process], None] = lambda process: None
         self.unavailable: Exception | None = None
         self._volumes: dict[str, set[str]] = {}
@@ -155,14 +164,14 @@ class ScriptedHost:
         position: Position | None = wanted["position"]
         process = self.processes.get(name)
         if process and not process.dead and position and process.epoch == position.epoch:
-            return ScriptedAgent(self, process, position.seq)
-        for step in self.steps:
-            wanted["on_step"](step)
+            return ScriptedAgent(process, position.seq)
+        wanted["on_step"]("waking" if wanted["has_history"] else "starting")
+        earlier = _rest(process, position) if process and position else []
         volume = self._volumes.setdefault(name, set())
         process = Process(name, volume, wanted["claude_session_id"], wanted["has_history"])
         self.processes[name] = process
         self.on_start(process)
-        return ScriptedAgent(self, process, 0)
+        return ScriptedAgent(process, 0, earlier)
 
     async def close(self, name: str) -> None:
         self.closed.append(name)
@@ -183,3 +192,10 @@ class ScriptedHost:
             for name, process in self.processes.items()
             if not process.dead
         }
+
+
+def _rest(process: Process, position: Position) -> list[Batch]:
+    """What a lost process had still written after the position."""
+    if process.epoch != position.epoch:
+        return []
+    return [(Position(process.epoch, n), batch) for n, batch in enumerate(process.journal, 1) if n > position.seq]

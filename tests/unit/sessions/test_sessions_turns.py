@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 from conftest import Heart
-from scripted import Process, ScriptedHost
+from scripted import ScriptedHost
 from waiting import until
 
 from sessions.events import Preparing, Queued, Settled, WaitingForPlace
 from sessions.types import Done, Failed, Interrupted, SessionState, ThreadId, TurnState
 from worklets.errors import AgentGone, CloneFailed, ImageMissing, NoCredential, RuntimeUnavailable
 from worklets.events import (
+    AgentExited,
     AgentReady,
     PromptTaken,
     Text,
@@ -241,22 +242,49 @@ async def test_an_engine_that_restarts_under_a_turn_is_waited_for(heart: Heart) 
     assert await heart.settled(asked) == Done()
 
 
-@pytest.mark.parametrize(
-    ("said", "history"),
-    [("No conversation found with session ID: x", False), ("Session ID x is already in use.", True)],
-)
-async def test_the_cli_knows_best_whether_there_is_a_history(heart: Heart, said: str, history: bool) -> None:
-    def start(process: Process) -> None:
-        if process.resumed is not history:
-            process.exit(1, said)
+async def test_what_a_killed_container_said_last_is_told_before_the_next_ones_words(heart: Heart) -> None:
+    asked = await heart.ask("HOLD")
+    first = await heart.process(asked)
+    await until(lambda: first.acked == 2)
+    first.cut()
+    first.journal += [[Text("last words")], [AgentExited(137, "killed")]]
+    second = await until(lambda: (p := heart.host.processes[asked.session.worklet]) is not first and p.running and p)
+    second.answer("and on")
+    assert await heart.settled(asked) == Done()
+    assert [event for event in heart.events(asked.turn.id) if isinstance(event, Text)] == [
+        Text("last words"), Text("and on"),
+    ]  # fmt: skip
+    assert "AgentExited" not in heart.kinds(asked.turn.id)
 
-    if not history:
-        asked = await heart.ask("one")
-        await heart.settled(asked)
-        await heart.sessions.sleep(asked.session.id)
-    heart.host.on_start = start
-    assert await heart.settled(await heart.ask("two")) == Done()
-    assert heart.host.opened[-1]["has_history"] is history
+
+async def test_an_answer_that_a_killed_container_still_wrote_down_is_the_answer(heart: Heart) -> None:
+    asked = await heart.ask("HOLD")
+    first = await heart.process(asked)
+    await until(lambda: first.acked == 2)
+    first.cut()
+    first.volume.add(asked.turn.id)
+    first.journal += [
+        [Text("all of it")],
+        [PromptTaken(asked.turn.id, "completed")],
+        [TurnEnded("done", (asked.turn.id,), Usage(), 1.0)],
+        [AgentExited(137)],
+    ]
+    assert await heart.settled(asked) == Done()
+    assert heart.kinds(asked.turn.id).count("TurnEnded") == 1
+    assert await heart.settled(await heart.ask("next")) == Done()
+
+
+async def test_the_exit_of_the_process_that_slept_is_not_the_end_of_the_next(heart: Heart) -> None:
+    asked = await heart.ask("one")
+    await heart.settled(asked)
+    await heart.sessions.sleep(asked.session.id)
+    heart.host.processes[asked.session.worklet].journal.append([AgentExited(143)])  # it was ended politely
+    reply = await heart.ask("two")
+    assert await heart.settled(reply) == Done()
+    assert len(heart.host.opened) == 2
+    assert "AgentExited" not in heart.kinds(reply.turn.id)
+    last = (await heart.sessions.transcript.read(asked.session.id))[-1]
+    assert (type(last.event), last.turn_id) == (TurnEnded, reply.turn.id)
 
 
 async def test_an_answer_that_was_given_before_the_container_ended_is_not_waited_for(heart: Heart) -> None:
