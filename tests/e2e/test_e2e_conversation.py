@@ -32,7 +32,7 @@ async def test_replies_continue_the_conversation_with_its_context(world: World) 
     await world.slack.post("jonas", "general", "RECALL", thread_ts=root)
     recalled = await world.settled(root, "SAY the first answer", timeout=40)
     assert "RECALL" in recalled
-    sessions = world.program.flow("sessions", "list").stdout
+    sessions = (await world.program.flow("sessions", "list")).stdout
     assert sessions.count("the first answer") == 1
 
 

@@ -16,7 +16,7 @@ async def test_a_session_sleeps_and_wakes_with_its_whole_context(world: World) -
     ts = await world.slack.post("maya", "general", "@Flow BASH echo kept > kept.txt\nSAY before the sleep")
     await world.settled(ts, "before the sleep")
     await until(lambda: not containers(world), timeout=30, what="the container to be removed")
-    await until(lambda: "asleep" in world.program.flow("sessions", "list").stdout, timeout=20)
+    assert "asleep" in (await world.program.flow("sessions", "list")).stdout
     await world.slack.post("maya", "general", "BASH cat kept.txt\nRECALL", thread_ts=ts)
     answer = await world.settled(ts, "SAY before the sleep")
     assert "cat kept.txt" in answer
@@ -121,13 +121,13 @@ async def test_flow_sessions_shows_and_stops(world: World) -> None:
     await world.program.start()
     ts = await world.slack.post("maya", "general", "@Flow HOLD cli\nSAY unreachable")
     await world.model.held("cli")
-    listed = world.program.flow("sessions", "list", "--live")
+    listed = await world.program.flow("sessions", "list", "--live")
     assert "working" in listed.stdout, listed.stderr
     session_id = next(
         w for line in listed.stdout.splitlines() if "working" in line for w in line.split() if len(w) >= 8
     )
-    assert "HOLD cli" in world.program.flow("sessions", "show", session_id).stdout
-    stopped = world.program.flow("sessions", "stop", session_id)
+    assert "HOLD cli" in (await world.program.flow("sessions", "show", session_id)).stdout
+    stopped = await world.program.flow("sessions", "stop", session_id)
     assert stopped.returncode == 0, stopped.stderr
     await world.see(ts, "topped")
     await until(lambda: not containers(world), timeout=30)

@@ -22,7 +22,7 @@ def runtime() -> str:
 )
 async def test_wrong_tokens_fail_in_one_sentence(world: World, variable: str, value: str) -> None:
     world.program.env |= {variable: value, "SLACK_BOT_DEBUG": "false"}
-    done = world.program.flow("serve")
+    done = await world.program.flow("serve")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr + done.stdout
     last = done.stderr.strip().splitlines()[-1]
@@ -32,14 +32,14 @@ async def test_wrong_tokens_fail_in_one_sentence(world: World, variable: str, va
 
 async def test_a_second_program_on_the_same_data_is_refused(world: World) -> None:
     await world.program.start()
-    second = world.program.flow("serve")
+    second = await world.program.flow("serve")
     assert second.returncode == 1
     assert "Another Flow is running" in second.stderr
 
 
 async def test_an_unknown_setting_is_refused_by_name(world: World) -> None:
     world.program.env["FLOW_MAX_SESSION"] = "3"
-    done = world.program.flow("doctor")
+    done = await world.program.flow("doctor")
     assert done.returncode == 1
     assert "FLOW_MAX_SESSION." in done.stderr
     assert "FLOW_MAX_SESSIONS" in done.stderr
@@ -68,12 +68,12 @@ async def test_doctor_tells_what_is_wrong_and_what_to_do(world: World) -> None:
         "FLOW_RUNTIME": "docker",
         "DOCKER_HOST": "unix:///nowhere.sock",
     }
-    done = world.program.flow("doctor")
+    done = await world.program.flow("doctor")
     assert done.returncode == 1
     for word in ("SLACK_BOT_TOKEN", "engine", "database", "disk"):
         assert word.lower() in done.stdout.lower()
 
 
 async def test_doctor_is_content_when_all_is_well(world: World) -> None:
-    done = world.program.flow("doctor")
+    done = await world.program.flow("doctor")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -78,11 +78,13 @@ class Program:
         async with aiohttp.ClientSession() as http, http.get(f"{self.url}/health") as response:
             return response.status, await response.json()
 
-    def flow(self, *args: str) -> subprocess.CompletedProcess[str]:
+    async def flow(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Runs a `flow` command to its end."""
-        return subprocess.run(
-            [sys.executable, "-m", "bot", *args], env=self.env, cwd=self.cwd, capture_output=True, text=True, timeout=60
-        )
+        return await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "bot", *args],
+            env=self.env, cwd=self.cwd, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
 
 
 @dataclass
