@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -49,8 +50,8 @@ async def list_sessions(settings: Settings, *, live: bool) -> int:
     for session in found:
         idle = format_duration(max(0.0, (now - session.last_activity_at).total_seconds()))
         table.add_row(session.id[:8], session.state, idle, session.user_id, _thread(session), session.name)
-    console = Console(highlight=False, markup=False)
-    console.print(table, width=console.width if console.is_terminal else 160)
+    # Piped to a file or another program, lines are not cut to a terminal's width.
+    Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160).print(table)
     return 0
 
 

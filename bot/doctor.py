@@ -6,6 +6,7 @@ import asyncio
 import platform
 import shutil
 import sqlite3
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +50,8 @@ async def doctor(settings: Settings) -> int:
 
     for name, finding in zip(CHECKS, findings, strict=True):
         table.add_row(marks[finding.state], name, escape(finding.text), escape(finding.advice))
-    console = Console(highlight=False)
-    console.print(table, width=console.width if console.is_terminal else 160)
+    # Piped to a file or another program, lines are not cut to a terminal's width.
+    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
     return 1 if any(f.state == "fail" for f in findings) else 0
 
 

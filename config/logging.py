@@ -13,8 +13,10 @@ from typing import Any, Literal, TextIO
 
 import structlog
 
-#: Libraries that tell on every request what only a debugging person wants to know.
-_CHATTY = ("slack_bolt", "slack_sdk", "aiohttp.access", "apscheduler", "docker", "urllib3", "sqlalchemy", "websockets", "alembic")
+#: Libraries whose every request and retry a debugging person wants to know.
+_CHATTY = ("slack_bolt", "slack_sdk", "aiohttp.access")
+#: Libraries that would drown the rest.
+_NOISY = ("sqlalchemy", "alembic", "aiosqlite", "apscheduler", "asyncio", "docker", "tzlocal", "urllib3", "websockets")
 
 _SHARED: list[structlog.typing.Processor] = [
     structlog.contextvars.merge_contextvars,
@@ -54,7 +56,7 @@ def configure(style: Literal["console", "json"] = "console", debug: bool = False
     root.setLevel(logging.DEBUG if debug else logging.INFO)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.INFO if debug else logging.WARNING)
-    for name in ("asyncio", "aiosqlite", "tzlocal"):
+    for name in _NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
     structlog.configure(
         processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

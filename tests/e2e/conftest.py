@@ -22,7 +22,10 @@ def runtime(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 async def world(runtime: str, tmp_path: Path) -> AsyncIterator[World]:
     manifest = ROOT / "manifest.yml"
-    async with SlackSimulator(manifest=manifest) as slack, ScriptedModel(api_key=API_KEY) as model:
+    async with (
+        SlackSimulator(manifest=manifest, retry_delays=(0, 2, 4, 8)) as slack,
+        ScriptedModel(api_key=API_KEY) as model,
+    ):
         share_dir = tmp_path / "data"
         env = {
             "PATH": os.environ["PATH"],

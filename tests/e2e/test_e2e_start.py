@@ -51,7 +51,7 @@ async def test_with_the_engine_down_the_thread_says_what_to_do(world: World) -> 
     assert status == 503
     assert body["runtime"]["state"] == "down"
     ts = await world.slack.post("maya", "general", "@Flow SAY anything")
-    answer = await world.see(ts, "Docker engine does not answer")
+    answer = await world.see(ts, "No Docker engine answers")
     assert "flow doctor" in answer
 
 

@@ -114,9 +114,9 @@ class World:
             log = "".join(self.program.output[-60:])
             raise AssertionError(f"{text!r} is not in the thread:\n{thread}\n\nlog:\n{log}") from None
 
-    async def settled(self, root_ts: str, text: str, **where: Any) -> str:
+    async def settled(self, root_ts: str, text: str, timeout: float = 40, **where: Any) -> str:
         """Like `see`, but of the finished message, with its footer."""
-        await self.see(root_ts, text, **where)
+        await self.see(root_ts, text, timeout=timeout, **where)
         return await self.slack.wait_for(
             lambda: next((x for x in self.thread(root_ts, **where)[1:] if text in x and FOOTER.search(x)), ""), 20
         )
