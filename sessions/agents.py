@@ -58,11 +58,13 @@ class AgentHost(Protocol):
         branch: str | None,
         on_step: Callable[[str], None],
     ) -> AgentLike:
-        """Attaches to the running worklet when `position` is of its epoch, and goes on from there; else starts one.
+        """The agent of the running worklet, from `position` on; or of a new one on the same volume.
 
-        A new one resumes the conversation when `has_history`. The repository is cloned only into a new volume.
-        `on_step` is told what takes a while ("cloning", "starting"); attaching says nothing. `fence` grows with
-        each owner of the session: the relay refuses lower ones. Raises WorkletError.
+        A running worklet of another epoch tells from its first line. A new one goes on with the conversation that its
+        volume holds, and tells first what its predecessor had still written after `position`: batches of the old
+        epoch. The repository is cloned only into a new volume. `on_step` is told what takes a while ("cloning",
+        "starting", "waking"); attaching says nothing. `fence` grows with each owner of the session: the relay
+        refuses lower ones. Raises WorkletError.
         """
 
     async def close(self, name: str) -> None:

@@ -40,6 +40,7 @@ class LiveSession:
         self._run: TurnRun | None = None
         self._draining = False
         self._sleep: asyncio.Future[bool] | None = None
+        self._asleep = False
 
     # -- from outside: none of these waits ---------------------------------------------------------
 
@@ -75,6 +76,10 @@ class LiveSession:
         """Begin no further turn: end after the current one; the worklet stays."""
         self._draining = True
         self.ring()
+
+    def ended(self) -> None:
+        """Its task is over, however it ended."""
+        self._answer_sleep(self._asleep)
 
     def moved(self, session: Session) -> None:
         """The thread was opened."""
@@ -166,7 +171,7 @@ class LiveSession:
             await link.end()
             await link.set_state(SessionState.ASLEEP, container_id=None)
             log.info("the session sleeps")
-        self._answer_sleep(True)
+        self._asleep = True
 
     def _answer_sleep(self, asleep: bool) -> None:
         future, self._sleep = self._sleep, None
@@ -175,7 +180,6 @@ class LiveSession:
 
     async def _leave(self, link: Link) -> None:
         await link.detach()
-        self._answer_sleep(False)
         try:
             await self._shared.store.leases.release([link.lease])
         except StoreUnavailable as error:  # it runs out by itself

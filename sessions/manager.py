@@ -68,7 +68,7 @@ class Sessions:
         self._owner = str(uuid4())
         self._observers: list[Observer] = []
         self._live: dict[SessionId, LiveSession] = {}
-        self._tasks: dict[SessionId, asyncio.Task[None]] = {}
+        self._tasks: dict[SessionId, asyncio.Task[bool]] = {}
         self._group = asyncio.TaskGroup()
         self._renewing: asyncio.Task[None] | None = None
         self._draining = False
@@ -236,21 +236,25 @@ class Sessions:
 
     def _start(self, session_id: SessionId) -> None:
         live = LiveSession(self._shared, session_id, self._owner, _LEASE)
-        self._live[session_id] = live
-        self._tasks[session_id] = self._group.create_task(self._run(live), name=f"session {session_id}")
+        task = self._group.create_task(self._run(live), name=f"session {session_id}")
+        self._live[session_id], self._tasks[session_id] = live, task
+        # A callback, because a task that is cancelled before its first step runs no `finally`.
+        task.add_done_callback(lambda task: self._ended(live, task))
 
-    async def _run(self, live: LiveSession) -> None:
+    async def _run(self, live: LiveSession) -> bool:
         """Wraps a live session once: nothing that happens in it reaches another."""
-        again = False
         try:
-            again = await live.run()
+            return await live.run()
         except Exception:
             log.exception("a session's task failed", session=live.id)
-        finally:
-            del self._live[live.id], self._tasks[live.id]
-            self._places.free(live.id)
-        if again and not self._draining:
-            await self._look_again(live.id)
+            return False
+
+    def _ended(self, live: LiveSession, task: asyncio.Task[bool]) -> None:
+        del self._live[live.id], self._tasks[live.id]
+        self._places.free(live.id)
+        live.ended()
+        if not self._draining and not task.cancelled() and task.result():
+            self._group.create_task(self._look_again(live.id), name=f"look again {live.id}")
 
     async def _look_again(self, session_id: SessionId) -> None:
         """A turn may have come in while the session fell asleep."""

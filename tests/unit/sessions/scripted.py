@@ -163,8 +163,9 @@ class ScriptedHost:
             raise self.refusals.pop(0)
         position: Position | None = wanted["position"]
         process = self.processes.get(name)
-        if process and not process.dead and position and process.epoch == position.epoch:
-            return ScriptedAgent(process, position.seq)
+        if process and not process.dead:
+            known = position is not None and process.epoch == position.epoch
+            return ScriptedAgent(process, position.seq if known and position else 0)
         wanted["on_step"]("waking" if wanted["has_history"] else "starting")
         earlier = _rest(process, position) if process and position else []
         volume = self._volumes.setdefault(name, set())
