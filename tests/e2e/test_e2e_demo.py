@@ -1,0 +1,77 @@
+"""`flow demo` as a new user has it: the printed page, a slash command typed into it, the answer that grows."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Page, async_playwright, expect
+from world import ROOT
+
+pytestmark = pytest.mark.chromium
+
+SCREENSHOTS = ROOT / "build/screenshots"
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+
+
+@pytest.mark.parametrize("runtime", ["local", pytest.param("docker", marks=pytest.mark.docker)])
+async def test_a_new_user_types_into_the_demo_and_sees_the_answer_grow(runtime: str, tmp_path: Path) -> None:
+    async with _demo(runtime, tmp_path) as url, _browser() as page:
+        await page.goto(url)
+        await page.get_by_test_id("composer").fill("/flow SAY hello")
+        await page.get_by_test_id("send").click()
+        thread = page.get_by_test_id("thread")
+        await expect(thread).to_contain_text("tokens in", timeout=60_000)
+        await expect(thread.get_by_test_id("message").last).to_contain_text("hello")
+        await page.get_by_test_id("thread-composer").fill("WORDS 200 30")
+        await page.get_by_test_id("thread-send").click()
+        last = thread.get_by_test_id("message").last
+        await expect(last).to_contain_text("word5 ", timeout=30_000)
+        growing = await last.inner_text()
+        assert "word200" not in growing
+        await expect(last).to_contain_text("word200", timeout=60_000)
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        await page.screenshot(path=SCREENSHOTS / f"demo-{runtime}.png")
+
+
+@asynccontextmanager
+async def _demo(runtime: str, cwd: Path) -> AsyncIterator[str]:
+    env = {"PATH": os.environ["PATH"], "HOME": str(cwd), "PYTHONPATH": str(ROOT), "FLOW_RUNTIME": runtime}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bot", "demo", cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert process.stdout
+    said = ""
+    async with asyncio.timeout(110):
+        while not (found := re.search(r"Open\s+(http://\S+)", said)):
+            line = (await process.stdout.readline()).decode()
+            assert line, f"the demo ended:\n{said}"
+            said += line
+    rest = asyncio.create_task(process.stdout.read())
+    try:
+        yield found[1]
+    finally:
+        process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(30):
+            await asyncio.gather(process.wait(), rest)
+    assert "Traceback" not in said + rest.result().decode()
+    assert process.returncode == 0
+
+
+@asynccontextmanager
+async def _browser() -> AsyncIterator[Page]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path="/usr/bin/chromium", args=QUIET)
+        try:
+            yield await browser.new_page(viewport={"width": 1280, "height": 800})
+        finally:
+            await browser.close()
