@@ -1,12 +1,12 @@
 """What can go wrong with a worklet.
 
-    WorkletError
-    ├── RuntimeUnavailable     the Docker engine does not answer
-    ├── ImageMissing
-    ├── WorkletStartFailed
-    ├── CloneFailed
-    ├── AgentGone              the relay or its process is lost; resume in a new worklet
-    └── NoCredential
+WorkletError
+├── RuntimeUnavailable     the Docker engine does not answer
+├── ImageMissing
+├── WorkletStartFailed
+├── CloneFailed
+├── AgentGone              the relay or its process is lost; resume in a new worklet
+└── NoCredential
 """
 
 from config.errors import FlowError

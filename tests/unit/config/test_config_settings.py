@@ -82,11 +82,10 @@ def test_a_wrong_setting_is_named(name: str, value: str, words: list[str], monke
 def test_an_unknown_key_of_config_json_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/config.json").write_text('{"max_session": 3}')
-    with pytest.raises(SettingsError, match=r"max_session\b.*max_sessions"):
-        try:
-            load()
-        except SettingsError as e:
-            raise SettingsError(e.sentence()) from e
+    with pytest.raises(SettingsError) as e:
+        load()
+    assert "max_session." in e.value.sentence()
+    assert "max_sessions" in e.value.sentence()
 
 
 def test_an_unreadable_config_json_is_one_sentence(tmp_path: Path) -> None:
