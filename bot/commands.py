@@ -56,7 +56,8 @@ async def _start(door: Door, prompt: Prompt, respond: Respond) -> None:
 async def _answer(door: Door, asked: Subcommand, respond: Respond) -> list[Block]:
     match asked.name:
         case "status":
-            return [section(status_text(await door.sessions.list(limit=10_000), door.version, door.runtime))]
+            known = await door.sessions.list(states=(*LIVE, SessionState.ASLEEP), limit=1_000)
+            return [section(status_text(known, door.version, door.runtime))]
         case "sessions":
             mine = await _live(door, asked.user_id)
             return sessions_blocks(mine, door.me, "*Your sessions*", "You have no session that is awake.")

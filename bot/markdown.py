@@ -195,11 +195,11 @@ def _places(text: str, window: int, items: int, fence: Fence | None) -> _Places:
 
 
 def _prefix(text: str, room: int) -> int:
-    """How many characters take at most `room` units; at least one."""
+    """How many characters take at most `room` units; at least one, if there is one."""
     end = min(len(text), room)
     while end > 1 and (over := size(text[:end]) - room) > 0:
         end -= max(1, over // 4)
-    return max(1, end)
+    return min(len(text), max(1, end))
 
 
 def _inside_line(text: str, start: int, end: int) -> int:

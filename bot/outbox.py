@@ -167,11 +167,21 @@ class Outbox:
             self._bell.clear()
             job, wait = self._schedule.next()
             if job is not None:
-                self._begin(job)
+                self._begin_safely(job)
                 continue
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._bell.wait()
+
+    def _begin_safely(self, job: Job) -> None:
+        """Whatever is wrong with one answer, the others are shown."""
+        try:
+            self._begin(job)
+        except Exception:
+            log.exception("an answer cannot be shown before a restart", turn=job.key)
+            self._schedule.drop(job.key)
+            self._entries.pop(job.key, None)
+            self._note_quiet()
 
     def _begin(self, job: Job) -> None:
         """The job's moment has come: find out what it is, and do it unless it is a job of another kind by now."""

@@ -30,7 +30,6 @@ log = get_logger(__name__)
 _HANDSHAKE_SECONDS = 15
 _LINGER = 5.0  # seconds that an old socket is still read; Slack closes it by itself
 _LAST_WORDS = 3.0  # seconds that listeners may take to end when the client closes
-_SETTLED = 2.0  # a second `disconnect` this soon after a connect was meant for the old socket
 
 
 class FreshTicketClient(SocketModeClient):
@@ -39,7 +38,6 @@ class FreshTicketClient(SocketModeClient):
     ) -> None:
         self._heard_at = time.monotonic()
         self._pong: float | None = None
-        self._connected_at = float("-inf")
         self._handling: set[asyncio.Task[None]] = set()
         self._retired: set[asyncio.Task[None]] = set()
         super().__init__(
@@ -63,8 +61,9 @@ class FreshTicketClient(SocketModeClient):
             self._heard_at = time.monotonic()
 
     async def enqueue_message(self, message: str) -> None:
+        """Called by the base class for each frame of the current socket."""
         self._heard_at = time.monotonic()
-        await super().enqueue_message(message)
+        await self.message_queue.put((message, self.current_session))
 
     def silent_for(self) -> float:
         """Seconds since the last frame, pongs included."""
@@ -116,7 +115,7 @@ class FreshTicketClient(SocketModeClient):
     def _use(self, fresh: ClientWebSocketResponse) -> None:
         """Nothing is awaited here: this may run in one of the tasks that it replaces."""
         old, self.current_session = self.current_session, fresh
-        self._connected_at = self._heard_at = time.monotonic()
+        self._heard_at = time.monotonic()
         self.stale, self.auto_reconnect_enabled = False, self.default_auto_reconnect_enabled
         self.last_ping_pong_time = time.time()
         receiver = self.message_receiver
@@ -137,8 +136,7 @@ class FreshTicketClient(SocketModeClient):
                 while not old.closed:
                     message = await old.receive()
                     if message.type is WSMsgType.TEXT:
-                        if '"disconnect"' not in message.data[:200]:  # it was meant for this socket
-                            await self.enqueue_message(message.data)
+                        await self.message_queue.put((message.data, old))
                     elif message.type is WSMsgType.PING:
                         await old.pong(message.data)
                     elif message.type is not WSMsgType.PONG:
@@ -149,20 +147,19 @@ class FreshTicketClient(SocketModeClient):
     # ---- messages ----
 
     async def process_message(self) -> None:
-        raw = await self.message_queue.get()
+        raw, socket = await self.message_queue.get()
         message = json.loads(raw) if raw.startswith("{") else {}
-        self._keep(self._handling, self.run_message_listeners(message, raw))
-
-    async def run_message_listeners(self, message: dict[str, Any], raw_message: str) -> None:
         if message.get("type") != "disconnect":
-            await super().run_message_listeners(message, raw_message)
-            return
-        reason = message.get("reason")
-        if time.monotonic() - self._connected_at < _SETTLED:
+            self._keep(self._handling, self.run_message_listeners(message, raw))
+        elif socket is self.current_session:  # else it was meant for one that we have left already
+            self._keep(self._handling, self._move(str(message.get("reason")), socket))
+
+    async def _move(self, reason: str, socket: ClientWebSocketResponse | None) -> None:
+        if socket is not self.current_session:
             return
         log.info("Slack asks for a new connection", reason=reason)
-        if reason == "too_many_websockets" and self.current_session is not None:
-            await self.current_session.close()  # to make room for the next
+        if reason == "too_many_websockets" and socket is not None:
+            await socket.close()  # to make room for the next
         await self.connect_to_new_endpoint(force=True)
 
     @staticmethod

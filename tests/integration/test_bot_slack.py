@@ -12,7 +12,7 @@ from waiting import until
 
 from sessions.types import SessionState
 from simulator.slack import SlackSimulator
-from worklets.events import Text, TextDelta, ToolFinished, ToolStarted
+from worklets.events import PreviewVoided, Text, TextDelta, ToolFinished, ToolStarted
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ async def flow(start: Start) -> AsyncIterator[Flow]:
 
 async def test_a_mention_is_answered_once_in_its_thread(flow: Flow) -> None:
     ts = await flow.slack.post("maya", "#general", "@flow say <b>hello</b> & bye")
-    root, answer = await flow.shows("#general", ts, "say <b>hello</b> & bye", "tokens in")
+    _, answer = await flow.shows("#general", ts, "say <b>hello</b> & bye", "tokens in")
     assert "say <b>hello</b> & bye" in answer
     assert flow.host.processes
     assert [p for process in flow.host.processes.values() for _, p in process.prompts] == ["say <b>hello</b> & bye"]
@@ -164,8 +164,8 @@ async def test_a_message_while_working_waits_and_says_so(flow: Flow) -> None:
     await flow.slack.post("maya", "#general", "two", thread_ts=ts)
     await flow.shows("#general", ts, "I will start when the current answer is done")
     process.answer("first done")
-    texts = await flow.shows("#general", ts, "first done", "tokens in")
-    texts = await until(lambda: sum("tokens in" in text for text in flow.thread("#general", ts)) == 2)
+    await flow.shows("#general", ts, "first done", "tokens in")
+    await until(lambda: sum("tokens in" in text for text in flow.thread("#general", ts)) == 2)
 
 
 async def test_the_message_grows_in_place_with_tools(flow: Flow) -> None:
@@ -309,3 +309,50 @@ async def test_nothing_stays_unacknowledged(flow: Flow) -> None:
     assert (await flow.slack.shortcut("maya", "unknown")).ok
     assert (await flow.slack.command("maya", "#general", "/flow", "sessions")).ok
     await until(lambda: flow.slack.deliveries and all(delivery.acked for delivery in flow.slack.deliveries))
+
+
+async def test_messages_of_a_voided_preview_are_taken_away(flow: Flow) -> None:
+    ts = await flow.slack.post("maya", "#general", "@flow HOLD void")
+    process = await flow.process("HOLD void")
+    process.say(TextDelta("never mind " * 2500))
+    await until(lambda: len(flow.thread("#general", ts)) == 4)
+    process.say(PreviewVoided())
+    process.answer("short")
+    await until(lambda: len(flow.thread("#general", ts)) == 2)
+    await flow.shows("#general", ts, "short", "tokens in")
+    assert "never mind" not in str(flow.thread("#general", ts))
+
+
+async def test_two_threads_at_once_stay_apart(flow: Flow) -> None:
+    one = await flow.slack.post("maya", "#general", "@flow HOLD one")
+    two = await flow.slack.post("jonas", "#general", "@flow HOLD two")
+    first, second = await flow.process("HOLD one"), await flow.process("HOLD two")
+    for number in range(20):
+        first.say(TextDelta(f"a{number} "))
+        second.say(TextDelta(f"b{number} "))
+    second.end()
+    first.end()
+    assert "b1" not in (await flow.shows("#general", one, "a19", "tokens in"))[1]
+    assert "a1" not in (await flow.shows("#general", two, "b19", "tokens in"))[1]
+
+
+async def test_a_revoked_token_keeps_the_turn_for_the_next_start(start: Start, slack: SlackSimulator) -> None:
+    async with start(flush=False) as flow:
+        ts = await slack.post("maya", "#general", "@flow HOLD keep")
+        process = await flow.process("HOLD keep")
+        await flow.shows("#general", ts, "Thinking")
+        slack.faults.fail("chat.update", error="token_revoked")
+        process.answer("kept")
+        await until(lambda: [call for call in slack.calls if call.response.get("error") == "token_revoked"])
+        assert not await flow.show.outbox.flush(0.1)
+    async with start() as flow:
+        texts = await flow.shows("#general", ts, "kept", "tokens in")
+        assert len(texts) == 2
+
+
+async def test_the_scope_of_the_manifest_is_enough(flow: Flow) -> None:
+    ts = await flow.slack.post("maya", "#general", "@flow enough")
+    await flow.shows("#general", ts, "tokens in")
+    await flow.slack.open_home("maya")
+    await flow.slack.wait_for(lambda: "enough" in str(flow.slack.home("maya")))
+    assert not [call for call in flow.slack.calls if call.response.get("error") == "missing_scope"]

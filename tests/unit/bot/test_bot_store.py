@@ -1,0 +1,38 @@
+"""The table of messages, on a real database."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+import migrations
+from bot.store import MessageStore, Posted
+from sessions.db import Database, open_database
+from sessions.store import Store
+from sessions.types import Prompt, ThreadId, TurnId
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    dsn = f"sqlite://{tmp_path}/db.sqlite"
+    await migrations.upgrade(dsn)
+    database = open_database(dsn)
+    yield database
+    await database.close()
+
+
+async def test_a_message_from_intent_to_end(database: Database) -> None:
+    stored = await Store(database).submit(Prompt(ThreadId("T1", "C1", "1.1"), "C1:1.1", "1.1", "U1", "hi"))
+    assert stored is not None
+    turn = stored[0].turn.id
+    store = MessageStore(database)
+    await store.intend(turn, 0, "C1")
+    await store.intend(turn, 0, "C1")
+    await store.intend(turn, 1, "C1")
+    assert await store.of_turn(turn) == [Posted(0, None, None, False), Posted(1, None, None, False)]
+    await store.shown(turn, 0, "1.2", "d", True)
+    await store.forget(turn, 1)
+    assert await store.of_turn(turn) == [Posted(0, "1.2", "d", True)]
+    assert await store.of_turn(TurnId("other")) == []
