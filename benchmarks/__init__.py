@@ -1,0 +1,1 @@
+"""The figures of docs/benchmarks.md, measured anew by `make bench`. They are printed, never asserted."""
