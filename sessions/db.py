@@ -20,6 +20,7 @@ from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from sessions import sqlite
 from sessions.dsn import Dsn, parse_dsn
 from sessions.errors import StoreBusy, StoreUnavailable
 
@@ -159,7 +160,7 @@ def _sqlite_engine(dsn: Dsn) -> AsyncEngine:
     engine = create_async_engine(
         url,
         # The driver opens no transactions of its own; ours begin in `_begin`.
-        connect_args={"isolation_level": None, "timeout": _BUSY_MS / 1000},
+        connect_args={"isolation_level": None, "timeout": _BUSY_MS / 1000, "async_creator_fn": sqlite.connect},
         pool_size=4,
         max_overflow=0,
         pool_timeout=30,

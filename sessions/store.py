@@ -121,8 +121,9 @@ class Store:
             "fence": 0,
             "seq": 0,
         }
-        statement = self.db.insert(sessions).values(values).on_conflict_do_nothing(index_elements=_THREAD)
-        row = (await connection.execute(statement.returning(*sessions.c))).one_or_none()
+        # Values go in beside the statement: in it, SQLAlchemy would look through each of them before it finds the SQL.
+        statement = self.db.insert(sessions).on_conflict_do_nothing(index_elements=_THREAD)
+        row = (await connection.execute(statement.returning(*sessions.c), values)).one_or_none()
         if row is None:  # another replica was quicker: now its row is visible
             row = (await connection.execute(sa.select(sessions).where(*_in_thread(prompt.thread)))).one()
         return session_of(row)
@@ -141,8 +142,8 @@ class Store:
             "created_at": self.clock(),
             "delivered": False,
         }
-        statement = self.db.insert(turns).values(values).on_conflict_do_nothing(index_elements=_SOURCE)
-        row = (await connection.execute(statement.returning(*turns.c))).one_or_none()
+        statement = self.db.insert(turns).on_conflict_do_nothing(index_elements=_SOURCE)
+        row = (await connection.execute(statement.returning(*turns.c), values)).one_or_none()
         if row is None:
             raise _Known
         return turn_of(row)
