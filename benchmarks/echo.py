@@ -1,4 +1,4 @@
-"""The least that a Socket Mode app can do: `python -m benchmarks.echo <api url> <app token>` acknowledges everything."""
+"""The least that a Socket Mode app can do: `python -m benchmarks.echo <api url> <app token>` only acknowledges."""
 
 from __future__ import annotations
 

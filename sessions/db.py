@@ -55,14 +55,16 @@ class Database:
         self.sqlite = dsn.path is not None
         self.engine = engine
         self._lock_file = lock
-        self._writer: contextlib.AbstractAsyncContextManager[Any] = (
-            asyncio.Lock() if self.sqlite else contextlib.nullcontext()
-        )
+        self._writers = sqlite.Writers() if self.sqlite else None
 
     @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
-        """A connection in a transaction that may write. Commits at the end. Raises StoreUnavailable."""
-        async with self._writer, self._connection(flow_writes=True) as connection:
+    async def transaction(self, *, fast: bool = False) -> AsyncIterator[Connection]:
+        """A connection in a transaction that may write. Commits at the end. Raises StoreUnavailable.
+
+        `fast`: somebody outside waits for it; on SQLite it goes before writes that are not.
+        """
+        turn = self._writers.turn(fast=fast) if self._writers else contextlib.nullcontext()
+        async with turn, self._connection(flow_writes=True) as connection:
             transaction = connection.begin()
             await unbroken(transaction.start())
             try:

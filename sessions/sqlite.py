@@ -1,13 +1,16 @@
-"""A SQLite connection that makes one trip to its thread a statement.
+"""What SQLite needs to serve many sessions: a quicker connection, and an order among those who write.
 
-aiosqlite makes four of them (cursor, execute, fetch, close), and each costs the event loop more than SQLite's own work
-does. SQLAlchemy fetches every row at once anyhow, so nothing is lost by doing it all in the same trip.
+aiosqlite makes four trips to its thread for a statement (cursor, execute, fetch, close), and each costs the event loop
+more than SQLite's own work does. SQLAlchemy fetches every row at once anyhow, so here it is one trip.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, Self
 
 import aiosqlite
@@ -60,3 +63,42 @@ def connect(database: str, **options: Any) -> aiosqlite.Connection:
     connection = _Connection(lambda: sqlite3.connect(database, **options), iter_chunk_size=64)
     connection._thread.daemon = True  # noqa: SLF001 - as SQLAlchemy does: an open connection must not hold up the exit
     return connection
+
+
+class Writers:
+    """SQLite has one writer at a time: a lock whose queue has a fast lane."""
+
+    def __init__(self) -> None:
+        self._busy = False
+        self._fast: deque[asyncio.Future[None]] = deque()
+        self._others: deque[asyncio.Future[None]] = deque()
+
+    @asynccontextmanager
+    async def turn(self, *, fast: bool = False) -> AsyncIterator[None]:
+        """Held while the context lasts. Whoever is `fast` goes before whoever is not."""
+        if self._busy:
+            await self._wait(self._fast if fast else self._others)
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._pass_on()
+
+    async def _wait(self, queue: deque[asyncio.Future[None]]) -> None:
+        called = asyncio.get_running_loop().create_future()
+        queue.append(called)
+        try:
+            await called
+        except asyncio.CancelledError:
+            if not called.cancelled():  # called and cancelled in the same moment
+                self._pass_on()
+            raise
+
+    def _pass_on(self) -> None:
+        for queue in (self._fast, self._others):
+            while queue:
+                called = queue.popleft()
+                if not called.done():  # else it was cancelled
+                    called.set_result(None)
+                    return
+        self._busy = False

@@ -69,10 +69,11 @@ class Store:
         None: the thread has no session and the prompt starts none. A source id that is known changes nothing.
         """
         try:
-            async with self.db.transaction() as connection:
+            async with self.db.transaction(fast=True) as connection:  # Slack waits for it
                 return await self._submit(connection, prompt)
         except _Known:
-            return await self._known(prompt), 0
+            async with self.db.read() as connection:
+                return await self._known(connection, prompt), 0
 
     async def _submit(self, connection: Connection, prompt: Prompt) -> tuple[Submitted, int] | None:
         found = await self._of_thread(connection, prompt)
@@ -80,13 +81,18 @@ class Store:
         if found is None:
             if not prompt.starts:
                 return None
-            found = await self._insert_session(connection, prompt), 0
-        session, ahead = found
+            found = await self._insert_session(connection, prompt), 0, False
+        session, ahead, known = found
+        if known:
+            return await self._known(connection, prompt), 0
         turn = await self._insert_turn(connection, session.id, prompt)
         return Submitted(session, turn, fresh=True, new_session=new_session), ahead
 
-    async def _of_thread(self, connection: Connection, prompt: Prompt) -> tuple[Session, int] | None:
-        """The thread's session, and the number of its turns that come before a turn with this ts."""
+    async def _of_thread(self, connection: Connection, prompt: Prompt) -> tuple[Session, int, bool] | None:
+        """The thread's session, the number of its turns that come before a turn with this ts, if the source is known.
+
+        A mention comes twice, so asking for that here is worth it.
+        """
         if prompt.thread.thread_ts is None:
             return None
         ahead = (
@@ -96,9 +102,10 @@ class Store:
             .where(sa.or_(turns.c.started_at.is_not(None), turns.c.ts < prompt.ts))
             .scalar_subquery()
         )
-        query = sa.select(sessions, ahead.label("ahead")).where(*_in_thread(prompt.thread))
+        known = sa.select(turns.c.id).where(*_from_source(prompt)).exists()
+        query = sa.select(sessions, ahead.label("ahead"), known.label("known")).where(*_in_thread(prompt.thread))
         row = (await connection.execute(query)).one_or_none()
-        return (session_of(row), row.ahead) if row else None
+        return (session_of(row), row.ahead, row.known) if row else None
 
     async def _insert_session(self, connection: Connection, prompt: Prompt) -> Session:
         now, id_ = self.clock(), str(uuid4())
@@ -148,14 +155,11 @@ class Store:
             raise _Known
         return turn_of(row)
 
-    async def _known(self, prompt: Prompt) -> Submitted:
-        thread = prompt.thread
-        query = sa.select(turns).where(
-            turns.c.team == thread.team, turns.c.channel == thread.channel, turns.c.source_id == prompt.source_id
-        )
-        async with self.db.read() as connection:
-            turn = turn_of((await connection.execute(query)).one())
-        return Submitted(await self.get(turn.session_id), turn, fresh=False, new_session=False)
+    async def _known(self, connection: Connection, prompt: Prompt) -> Submitted:
+        turn = turn_of((await connection.execute(sa.select(turns).where(*_from_source(prompt)))).one())
+        query = sa.select(sessions).where(sessions.c.id == turn.session_id)
+        session = session_of((await connection.execute(query)).one())
+        return Submitted(session, turn, fresh=False, new_session=False)
 
     async def opened(self, session_id: SessionId, thread_ts: str) -> Session:
         """The door has posted the thread's root. Raises SessionError when that thread has another session."""
@@ -340,6 +344,14 @@ def _in_thread(thread: ThreadId) -> tuple[sa.ColumnElement[bool], ...]:
         sessions.c.team == thread.team,
         sessions.c.channel == thread.channel,
         sessions.c.thread_ts == thread.thread_ts,
+    )
+
+
+def _from_source(prompt: Prompt) -> tuple[sa.ColumnElement[bool], ...]:
+    return (
+        turns.c.team == prompt.thread.team,
+        turns.c.channel == prompt.thread.channel,
+        turns.c.source_id == prompt.source_id,
     )
 
 
