@@ -44,8 +44,6 @@ from worklets.events import AgentEvent
 log = get_logger(__name__)
 list_ = list  # `Sessions.list` hides the builtin inside the class
 
-_LEASE = 15.0  # seconds; renewed three times as often
-
 
 class Sessions:
     def __init__(
@@ -56,8 +54,12 @@ class Sessions:
         max_sessions: int,
         env: Mapping[str, str] | None = None,
         patience: Patience | None = None,
+        lease_seconds: float = 15.0,
     ) -> None:
-        """`env` goes to every worklet; `max_sessions` have one at the same time."""
+        """`env` goes to every worklet; `max_sessions` have one at the same time.
+
+        `lease_seconds`: after so long another replica on the same PostgreSQL takes a silent one's sessions over.
+        """
         self.store = store
         self.transcript = Transcript(store.db, store.clock)
         self._host = host
@@ -66,6 +68,7 @@ class Sessions:
             store, self.transcript, host, self._places, self._tell, dict(env or {}), patience or Patience()
         )
         self._owner = str(uuid4())
+        self._lease_seconds = lease_seconds
         self._observers: list[Observer] = []
         self._live: dict[SessionId, LiveSession] = {}
         self._tasks: dict[SessionId, asyncio.Task[bool]] = {}
@@ -235,7 +238,7 @@ class Sessions:
     # -- tasks ---------------------------------------------------------
 
     def _start(self, session_id: SessionId) -> None:
-        live = LiveSession(self._shared, session_id, self._owner, _LEASE)
+        live = LiveSession(self._shared, session_id, self._owner, self._lease_seconds)
         task = self._group.create_task(self._run(live), name=f"session {session_id}")
         self._live[session_id], self._tasks[session_id] = live, task
         # A callback, because a task that is cancelled before its first step runs no `finally`.
@@ -275,15 +278,15 @@ class Sessions:
         loop = asyncio.get_running_loop()
         renewed = loop.time()
         while True:
-            await asyncio.sleep(_LEASE / 3)
+            await asyncio.sleep(self._lease_seconds / 3)
             holders = [live for live in self._live.values() if live.holds_lease]
             held = {live.id for live in holders}
             try:
-                held = await self.store.leases.renew(self._owner, _LEASE)
+                held = await self.store.leases.renew(self._owner, self._lease_seconds)
                 renewed = loop.time()
             except StoreUnavailable as error:
                 log.warning("leases not renewed", error=error.sentence())
-                if loop.time() - renewed > _LEASE * 2 / 3:
+                if loop.time() - renewed > self._lease_seconds * 2 / 3:
                     held = set()
             for live in holders:
                 if live.id not in held and self._live.get(live.id) is live:
