@@ -126,7 +126,7 @@ class LiveSession:
                 outcome = await run.run()
                 await _finish(self._settle(link, run.turn, outcome))
             except AlreadySettled:
-                pass
+                await self._rest(link)
             except LeaseLost:
                 raise
             except Exception:
@@ -148,6 +148,11 @@ class LiveSession:
         log.info("turn settled", outcome=type(outcome).__name__.lower(), seconds=turn.seconds)
         self._shared.tell(link.session, turn, Settled(outcome, turn.seconds))
 
+    async def _rest(self, link: Link) -> None:
+        """The turn was dropped while its worklet started: there is nothing to settle, but the worklet is idle now."""
+        assert link.agent is not None
+        await link.set_state(SessionState.IDLE, container_id=link.agent.worklet_id)
+
     def _note_place(self, link: Link) -> None:
         if _has_worklet(link):
             self._shared.places.idle(self.id)
@@ -164,7 +169,8 @@ class LiveSession:
         if batch is None:
             return True
         events = await link.take(batch, lambda _event: None)
-        return not any(isinstance(event, AgentExited) for event in events)
+        # The exit of a predecessor, told first by a new worklet, is not this agent's.
+        return link.is_from_before(batch[0]) or not any(isinstance(event, AgentExited) for event in events)
 
     async def _fall_asleep(self, link: Link) -> None:
         if link.session.state not in (SessionState.NEW, SessionState.ASLEEP) or _has_worklet(link):

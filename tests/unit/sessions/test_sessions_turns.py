@@ -382,6 +382,20 @@ async def test_stop_drops_what_is_queued_and_puts_the_session_to_sleep(heart: He
     assert await heart.sessions.stop(asked.session.id, "U2"), "again: harmless"
 
 
+async def test_a_turn_that_is_dropped_while_its_container_starts_is_not_sent(heart: Heart) -> None:
+    heart.host.gate.clear()
+    asked = await heart.ask("one")
+    await until(lambda: heart.host.opened)
+    dropped = await heart.sessions.store.interrupt_queued(asked.session.id, "U2", sparing=None)
+    assert [turn.id for turn in dropped] == [asked.turn.id]
+    heart.host.gate.set()
+    session = await heart.in_state(asked, SessionState.IDLE)
+    assert session.container_id
+    assert heart.host.processes[session.worklet].prompts == []
+    assert "Started" not in heart.kinds(asked.turn.id)
+    assert await heart.settled(await heart.ask("two")) == Done()
+
+
 # -- previews and positions
 
 
