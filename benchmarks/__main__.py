@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
+import logging
 
 from benchmarks.harness import Row, machine, say, table
+from config.logging import configure
 
 FIGURES = ("start", "ack", "first", "staleness", "cpu")
 
@@ -18,6 +20,8 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := set(args.figures) - set(FIGURES):
         parser.error(f"there is no figure {', '.join(sorted(unknown))}; choose of {', '.join(FIGURES)}")
+    configure("console", debug=False)
+    logging.getLogger().setLevel(logging.WARNING)
     rows: list[Row] = []
     for name in args.figures or FIGURES:
         say(f"— {name}")

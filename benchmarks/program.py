@@ -32,6 +32,7 @@ class World:
     model: ScriptedModel
     process: asyncio.subprocess.Process
     ready_after: float
+    share: Path
 
     def rss(self) -> int:
         """Resident memory of the program in KiB."""
@@ -42,6 +43,11 @@ class World:
         """Seconds of CPU that the program itself has used, its children left out."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def journal_lines(self) -> int:
+        """Lines that all agents have said so far, as the relays' journals have them (`o <number> <line>`)."""
+        files = self.share.glob("worklets/*/run/journal/*.log")
+        return sum(line.startswith(b"o ") for file in files for line in file.read_bytes().splitlines())
 
 
 @asynccontextmanager
@@ -69,7 +75,7 @@ async def running(runtime: str, **settings: str) -> AsyncIterator[World]:
             try:
                 process, ready_after = await _started(env, home, log)
                 try:
-                    yield World(slack, model, process, ready_after)
+                    yield World(slack, model, process, ready_after, share)
                 finally:
                     await _ended(process)
             finally:
