@@ -63,17 +63,16 @@ def escape(text: str) -> str:
 
 def clip(text: str, limit: int) -> str:
     """The text escaped, with an ellipsis in place of what exceeds `limit` units; no entity is cut."""
-    escaped = escape(text)
-    if size(escaped) <= limit:
+    if len(text) <= limit and size(escaped := escape(text)) <= limit:
         return escaped
-    out, used = [], 1
-    for char in text:
-        piece = escape(char)
-        used += size(piece)
-        if used > limit:
-            break
-        out.append(piece)
-    return "".join(out) + "…"
+    shortest, longest = 0, min(len(text), limit)
+    while shortest < longest:  # each character adds to the size, so halving finds the longest text that leaves one unit
+        middle = (shortest + longest + 1) // 2
+        if size(escape(text[:middle])) < limit:
+            shortest = middle
+        else:
+            longest = middle - 1
+    return escape(text[:shortest]) + "…"
 
 
 # ---- tokens ------------------------------------------------------------------------------------------------------

@@ -73,7 +73,8 @@ class Transcript:
         async with self._db.transaction() as connection:
             statement = sa.update(sessions).where(*mine(lease)).values(**columns).returning(*sessions.c)
             session = session_of(lease.held((await connection.execute(statement)).one_or_none()))
-            await connection.execute(self._db.insert(events_table).values(rows).on_conflict_do_nothing())
+            # Rows beside the statement, not in it: so SQLAlchemy compiles it once, whatever their number.
+            await connection.execute(self._db.insert(events_table).on_conflict_do_nothing(), rows)
         return session
 
     async def read(
