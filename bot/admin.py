@@ -14,6 +14,7 @@ from config.units import format_duration
 from sessions.errors import SessionNotFound, StoreBusy
 from sessions.store import Store
 from web.control import CONTROL_SOCKET, ask_to_stop
+from worklets.clone import without_password
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -67,7 +68,7 @@ async def show_session(settings: Settings, prefix: str) -> int:
         ("user", session.user_id),
         ("thread", _thread(session)),
         ("container", session.container_id or "none"),
-        ("repository", session.repository or "none"),
+        ("repository", without_password(session.repository or "none")),
         ("branch", session.branch or "none"),
         ("created", f"{session.created_at:%Y-%m-%d %H:%M:%S} UTC"),
         ("last active", f"{session.last_activity_at:%Y-%m-%d %H:%M:%S} UTC"),

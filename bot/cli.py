@@ -57,7 +57,7 @@ def _verb(
     run: Callable[[argparse.Namespace, Settings], int],
     text: str,
 ) -> argparse.ArgumentParser:
-    parser = verbs.add_parser(name, help=text, description=text.capitalize() + ".")
+    parser = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     parser.set_defaults(run=run)
     return parser
 

@@ -18,6 +18,7 @@ from bot.core import choose_runtime, make_share_dir
 from bot.progress import build_image
 from bot.serve import serve
 from config.errors import FlowError
+from sessions.db import open_database
 from worklets.identity import Identity
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ async def _with_model(settings: Settings, stack: AsyncExitStack) -> Settings:
 
 async def _with_runtime(settings: Settings) -> Settings:
     """Settles "auto", clears what an earlier demo left, and builds the image when it is missing or stale."""
+    await open_database(settings.sessions.dsn).close()  # StoreBusy while another demo runs here
     identity = Identity.load(settings.share_dir)
     runtime = await choose_runtime(settings.worklets, settings.share_dir, identity)
     try:
@@ -86,8 +88,8 @@ async def _with_runtime(settings: Settings) -> Settings:
         await _remove_all(runtime)
     finally:
         await runtime.close()
-    for leftover in settings.share_dir.glob("db.sqlite*"):
-        leftover.unlink()
+    for leftover in ("db.sqlite", "db.sqlite-wal", "db.sqlite-shm"):
+        (settings.share_dir / leftover).unlink(missing_ok=True)
     return settings.model_copy(update={"worklets": settings.worklets.model_copy(update={"runtime": kind})})
 
 

@@ -30,7 +30,8 @@ def help_text(me: Identity) -> str:
         f"• `/flow <what to do>` opens a thread and starts. So does mentioning @{name}, in a thread or out of one.\n"
         "• Reply in the thread to go on, mention or not. In a direct message every message counts.\n"
         "• `repo=<url>` and `branch=<name>` in the first message bring a repository along.\n"
-        "• `/flow sessions` lists your threads, `/flow stop` stops one, `/flow status` says how I am.\n"
+        "• `/flow sessions` lists your threads, `/flow status` says how I am.\n"
+        "• `/flow stop` stops one; write it in the channel, Slack takes no commands in threads.\n"
         "After a while of silence a session falls asleep; your next reply wakes it where it stood."
     )
 

@@ -295,8 +295,8 @@ class Outbox:
             message.intended = True
         thread = None if message.index == ROOT else answer.thread_ts
         message.ts = await self._delivery.post(answer.channel, thread, answer.turn_id, part)
+        await self._open_thread(answer)  # first: from now on people can reply there
         await self._shown(answer, action, part)
-        await self._open_thread(answer)
 
     async def _look_up(self, answer: Answer, thread_ts: str | None) -> None:
         answer.adopt(await self._delivery.find(answer.channel, thread_ts, answer.turn_id, answer.asked_ts))

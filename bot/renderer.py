@@ -16,6 +16,7 @@ from bot.parts import ROOT, Block, Part, context, fallback, section
 from bot.toollines import ToolLine, tool_line
 from sessions.events import LifeEvent, Preparing, Queued, Settled, Started, WaitingForPlace
 from sessions.types import Done, Failed, Interrupted, Session, Turn
+from worklets.clone import without_password
 from worklets.events import (
     AgentEvent,
     Asked,
@@ -271,7 +272,7 @@ def root_part(session: Session, turn: Turn) -> Part:
     blocks = [section(f"{person(turn.user_id)} asked:\n{quoted}")]
     if session.repository:
         branch = f", branch `{_in_code(session.branch)}`" if session.branch else ""
-        blocks.append(context(f"Repository `{_in_code(session.repository)}`{branch}"))
+        blocks.append(context(f"Repository `{_in_code(without_password(session.repository))}`{branch}"))
     return Part(ROOT, tuple(blocks), f"{person(turn.user_id)} asked: {clip(clean(turn.text), 1_000)}", True)
 
 

@@ -7,6 +7,7 @@ written is shown, everything closes. A second Ctrl-C skips the waiting; nothing 
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -37,6 +38,7 @@ async def serve(settings: Settings, greeting: str = "") -> int:
     """Runs until SIGTERM or Ctrl-C. `greeting` is printed when all is up. Raises FlowError when it cannot start."""
     configure(settings.log.format, settings.log.debug)
     stop = _signals()
+    _allow_many_files()
     me = await _preflight(settings)
     try:
         async with open_core(settings) as core, core.sessions, _doors(settings, core, me) as ready:
@@ -48,6 +50,12 @@ async def serve(settings: Settings, greeting: str = "") -> int:
         return 130
     log.info("stopped")
     return 0
+
+
+def _allow_many_files() -> None:
+    """Each worklet's requests cost file descriptors here, and a shell's usual limit is 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _signals() -> asyncio.Event:
@@ -92,7 +100,7 @@ async def _doors(settings: Settings, core: Core, me: Identity | None) -> AsyncIt
             slack = await stack.enter_async_context(opening)
             stack.push_async_callback(_flush, slack)
         await core.sessions.replay()
-        await reaper.sweep()
+        await reaper.recover()
         scheduler = schedule(reaper, timedelta(seconds=min(SWEEP_SECONDS, settings.sessions.timeout / 2)))
         stack.callback(scheduler.shutdown, wait=False)
         stack.push_async_callback(core.sessions.drain, settings.sessions.grace)

@@ -59,6 +59,11 @@ def web_client(token: str | None, api_url: str, session: aiohttp.ClientSession |
 
 async def preflight(*, app_token: str, bot_token: str, api_url: str) -> Identity:
     """Who the bot is. Raises SlackAuthFailed (which token, what to do) and SlackUnreachable."""
+    if not (bot_token or app_token):
+        raise SlackAuthFailed(
+            "SLACK_BOT_TOKEN and SLACK_APP_TOKEN are not set.",
+            suggestion="Set both (README.md, Set up Slack), or try `flow demo`, which needs neither.",
+        )
     _check_kind("SLACK_BOT_TOKEN", bot_token, "xoxb-", "*OAuth & Permissions*, Bot User OAuth Token")
     _check_kind("SLACK_APP_TOKEN", app_token, "xapp-", "*Basic Information*, App-Level Tokens")
     client = web_client(bot_token, api_url)
@@ -76,7 +81,7 @@ async def preflight(*, app_token: str, bot_token: str, api_url: str) -> Identity
 
 
 def _check_kind(variable: str, token: str, prefix: str, where: str) -> None:
-    if not token:
+    if not token or token.endswith("..."):  # as .env.example has it
         raise SlackAuthFailed(f"{variable} is not set.", suggestion=f"Set it to the token under {where} ({prefix}…).")
     if not token.startswith(prefix):
         raise SlackAuthFailed(

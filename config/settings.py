@@ -204,7 +204,7 @@ def _refuse_unknown(given: list[str], allowed: list[str], what: str) -> None:
     for name in sorted(given):
         if name not in allowed:
             near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.0)
-            raise SettingsError(f"Unknown {what}: {name}.", suggestion=f"Did you mean {near[0]}?")
+            raise SettingsError(f"Unknown {what}: {name}.", suggestion=f"The nearest one that Flow knows is {near[0]}.")
 
 
 def _slices(flat: _Flat) -> Settings:

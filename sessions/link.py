@@ -17,6 +17,7 @@ from sessions.places import Places
 from sessions.store import Store
 from sessions.transcript import Transcript
 from sessions.types import Session, SessionState, Turn, TurnId
+from worklets.clone import without_password
 from worklets.errors import WorkletError
 from worklets.events import PASSING, AgentEvent, Position, PreviewVoided, Text, TextDelta, TurnEnded
 
@@ -158,5 +159,6 @@ def _previewing(event: AgentEvent, before: bool) -> bool:
 
 
 def _environment(session: Session, env: Mapping[str, str]) -> dict[str, str]:
-    given = {"GIT_REPO": session.repository, "GIT_BRANCH": session.branch}
+    repository = without_password(session.repository) if session.repository else None
+    given = {"GIT_REPO": repository, "GIT_BRANCH": session.branch}
     return {**env, **{name: value for name, value in given.items() if value}}

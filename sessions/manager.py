@@ -138,11 +138,14 @@ class Sessions:
 
         False: a new turn came in meanwhile. Raises SessionNotFound, StoreUnavailable.
         """
-        session = await self.store.get(session_id)
+        await self.store.get(session_id)
         live = self._live.get(session_id)
         current = live.turn if live else None
-        for turn in await self.store.interrupt_queued(session_id, by, sparing=current.id if current else None):
+        dropped = await self.store.interrupt_queued(session_id, by, sparing=current.id if current else None)
+        session = await self.store.get(session_id)
+        for turn in dropped:
             self._tell(session, turn, Settled(Interrupted(by), turn.seconds))
+        live = self._live.get(session_id)  # the one before may have ended, or one begun, meanwhile
         if live is None:
             return await self._sleep_dead(session)
         asleep = live.sleep()
@@ -254,8 +257,8 @@ class Sessions:
 
     def _ended(self, live: LiveSession, task: asyncio.Task[bool]) -> None:
         del self._live[live.id], self._tasks[live.id]
-        self._places.free(live.id)
         live.ended()
+        self._places.free(live.id)
         if not self._draining and not task.cancelled() and task.result():
             self._group.create_task(self._look_again(live.id), name=f"look again {live.id}")
 
@@ -266,6 +269,8 @@ class Sessions:
                 self.ring(session_id)
         except StoreUnavailable as error:
             log.warning("left to the reaper", session=session_id, error=error.sentence())
+        except Exception:
+            log.exception("left to the reaper", session=session_id)
 
     def _evict(self, session_id: SessionId) -> None:
         if live := self._live.get(session_id):
@@ -286,8 +291,10 @@ class Sessions:
                 renewed = loop.time()
             except StoreUnavailable as error:
                 log.warning("leases not renewed", error=error.sentence())
-                if loop.time() - renewed > self._lease_seconds * 2 / 3:
-                    held = set()
+            except Exception:
+                log.exception("leases not renewed")
+            if loop.time() - renewed > self._lease_seconds * 2 / 3:
+                held = set()
             for live in holders:
                 if live.id not in held and self._live.get(live.id) is live:
                     log.warning("lease lost; letting go", session=live.id)

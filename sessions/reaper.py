@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from config.errors import FlowError
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 log = get_logger(__name__)
+
+_RECOVERY_SECONDS = 15.0  # what the doors wait for a silent engine
 
 
 class Reaper:
@@ -42,6 +44,21 @@ class Reaper:
         self._timeout = session_timeout
         self._clock = clock
         self._sweeping = asyncio.Lock()
+
+    async def recover(self) -> None:
+        """Takes over what ran before, at boot: quick, so that the doors can open. A `sweep` should follow soon."""
+        async with self._sweeping:
+            try:
+                async with asyncio.timeout(_RECOVERY_SECONDS):
+                    await self._take_over()
+                    await self._ring()
+            except (FlowError, TimeoutError) as error:
+                log.warning("not all could be taken over yet; the next pass goes on", reason=str(error))
+
+    async def _take_over(self) -> None:
+        running = await self._host.running()
+        for session in await self._store.live():
+            await self._correct(session, running)
 
     async def sweep(self) -> None:
         """One pass. A part that the database or the runtime does not serve is left to the next pass."""
@@ -100,8 +117,14 @@ def schedule(reaper: Reaper, interval: timedelta = timedelta(minutes=1)) -> Asyn
 
     scheduler = AsyncIOScheduler(timezone="UTC")
     scheduler.add_job(
-        reaper.sweep, "interval", seconds=interval.total_seconds(), id="reaper", coalesce=True, max_instances=1,
+        reaper.sweep,
+        "interval",
+        seconds=interval.total_seconds(),
+        next_run_time=datetime.now(UTC),
+        id="reaper",
+        coalesce=True,
+        max_instances=1,
         misfire_grace_time=None,
-    )  # fmt: skip
+    )
     scheduler.start()
     return scheduler

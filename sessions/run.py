@@ -276,7 +276,8 @@ class TurnRun:
 
 
 async def _wait(future: asyncio.Future[None]) -> None:
-    await future
+    # Whoever stops waiting must not cancel the future: the place may be granted in that very moment.
+    await asyncio.shield(future)
 
 
 def _gone(exited: AgentExited) -> AgentGone:

@@ -49,7 +49,7 @@ async def clone(
         async with asyncio.timeout(timeout):
             await _git(*command, "--", repository, str(destination), env=env)
             if _USERINFO.search(repository):  # a password in the address must not go into the worklet
-                clean = _USERINFO.sub("", repository)
+                clean = without_password(repository)
                 await _git("git", "-C", str(destination), "remote", "set-url", "origin", clean, env=env)
     except TimeoutError:
         await _clear(destination, existed)
@@ -67,6 +67,11 @@ async def clone(
 def masked(text: str) -> str:
     """`text` with the user and password of every URL in it hidden."""
     return _USERINFO.sub("***@", text)
+
+
+def without_password(repository: str) -> str:
+    """The address as it may be shown and handed to a worklet: what stands before the host is left out."""
+    return _USERINFO.sub("", repository)
 
 
 _CONFIG = [

@@ -6,6 +6,7 @@ A worklet is a container (or child process), its volume, its host directory, its
 from __future__ import annotations
 
 import asyncio
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -185,11 +186,15 @@ class WorkletHost:
 
     async def _bring(self, name: str, repository: str, branch: str | None) -> None:
         """Clones outside the worklet, which has no network. A volume that got half of it is not kept."""
-        with tempfile.TemporaryDirectory(prefix="flow-clone-") as temporary:
-            source = Path(temporary) / "repository"
+        temporary = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="flow-clone-"))
+        source = temporary / "repository"
+        try:
             await clone(repository, branch, source, local=self._local_repositories, environ=self._environ)
             try:
                 await self._runtime.put(name, source)
             except BaseException:
                 await asyncio.shield(self._runtime.remove_volume(name))
                 raise
+        finally:
+            # In a thread: to remove a large repository takes seconds.
+            await asyncio.shield(asyncio.to_thread(shutil.rmtree, temporary, ignore_errors=True))

@@ -17,12 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from worklets.errors import AgentGone, WorkletStartFailed
 from worklets.events import Position
 from worklets.sockets import short_path
 
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
+
+log = structlog.get_logger(__name__)
 
 SOCKET = "relay.sock"
 _SUPERSEDED, _OTHER_EPOCH, _LOW_FENCE = 4001, 4002, 4003
@@ -160,7 +164,7 @@ class RelayLink:
     async def _connect(self) -> ClientConnection:
         """A connection on which the relay has welcomed us; every input that may not have arrived is sent again."""
         from websockets.asyncio.client import connect
-        from websockets.exceptions import ConnectionClosed, InvalidStatus
+        from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
         made = socket.socket(socket.AF_UNIX)
         made.setblocking(False)
@@ -182,8 +186,10 @@ class RelayLink:
             )
         except InvalidStatus as error:
             made.close()
-            raise AgentGone("The worklet refuses Flow's token.") from error
-        except (ConnectionClosed, EOFError, ValueError) as error:
+            if error.response.status_code == 401:
+                raise AgentGone("The worklet refuses Flow's token.") from error
+            raise _HandshakeFailed(str(error)) from error
+        except (ConnectionClosed, InvalidHandshake, EOFError, ValueError) as error:
             made.close()
             raise _HandshakeFailed(str(error)) from error
         except BaseException:
@@ -235,6 +241,10 @@ class RelayLink:
         except AgentGone as error:
             self._error = error
             self._fail_inputs(error)
+        except Exception as error:  # noqa: BLE001 - an agent can listen in the relay's place: no turn may hang on it
+            log.warning("the relay says what no relay says", error=repr(error))
+            self._error = AgentGone(f"The worklet's relay broke the protocol ({type(error).__name__}).")
+            self._fail_inputs(self._error)
         finally:
             self._news.set()
 

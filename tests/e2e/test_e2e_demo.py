@@ -43,9 +43,24 @@ async def test_a_new_user_types_into_the_demo_and_sees_the_answer_grow(runtime: 
         await page.screenshot(path=SCREENSHOTS / f"demo-{runtime}.png")
 
 
+async def test_a_second_demo_in_the_same_place_leaves_the_first_alone(tmp_path: Path) -> None:
+    async with _demo("local", tmp_path):
+        second = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "bot", "demo", cwd=tmp_path, env=_env("local", tmp_path), stderr=subprocess.PIPE
+        )
+        _, said = await second.communicate()
+        assert second.returncode == 1
+        assert "Another Flow is running" in said.decode()
+        assert (tmp_path / "data/demo/db.sqlite").exists()
+
+
+def _env(runtime: str, cwd: Path) -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "HOME": str(cwd), "PYTHONPATH": str(ROOT), "FLOW_RUNTIME": runtime}
+
+
 @asynccontextmanager
 async def _demo(runtime: str, cwd: Path) -> AsyncIterator[str]:
-    env = {"PATH": os.environ["PATH"], "HOME": str(cwd), "PYTHONPATH": str(ROOT), "FLOW_RUNTIME": runtime}
+    env = _env(runtime, cwd)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bot", "demo", cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

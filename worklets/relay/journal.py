@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
 SEGMENT_BYTES = 4 << 20
+LONGEST_LINE = (64 << 20) + 64  # bytes; a CLI line holds images, but never more
+MOST_READ = 128 << 20  # bytes that a dead relay may have left unread
 
 
 class _Segment:
@@ -142,12 +145,27 @@ def records(directory: Path, epoch: str, after: int) -> Iterator[tuple[str, int,
     """`(kind, number, content)` of the numbered records after `after`, read from another process.
 
     For the app, when the relay is gone. A last line cut short by a crash is left out. The agent can write in
-    this directory: a symbolic link is not followed (OSError), and a line that is no record is passed over.
+    this directory: a symbolic link is not followed (OSError), a line that is no record is passed over, and of a
+    journal that is larger than a relay's can be only the beginning is read.
     """
-    for path in sorted(directory.glob(f"{epoch}-*.log")):
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123
-            for line in file:
-                kind, _, rest = line.partition(b" ")
-                number, _, content = rest.partition(b" ")
-                if kind in (b"o", b"x") and line.endswith(b"\n") and number.isdigit() and int(number) > after:
-                    yield kind.decode(), int(number), content[:-1]
+    folder = os.open(directory, os.O_DIRECTORY | os.O_NOFOLLOW)
+    budget = MOST_READ
+    try:
+        for name in sorted(os.listdir(folder)):  # noqa: PTH208 - by descriptor, so that no link is followed
+            if not (name.startswith(f"{epoch}-") and name.endswith(".log")):
+                continue
+            handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+            with open(handle, "rb") as file:  # noqa: PTH123
+                if not stat.S_ISREG(os.fstat(handle).st_mode):
+                    continue
+                while line := file.readline(min(budget, LONGEST_LINE)):
+                    budget -= len(line)
+                    kind, _, rest = line.partition(b" ")
+                    number, _, content = rest.partition(b" ")
+                    known = kind in (b"o", b"x") and line.endswith(b"\n") and number.isdigit() and len(number) < 19
+                    if known and int(number) > after:
+                        yield kind.decode(), int(number), content[:-1]
+            if budget <= 0:
+                return
+    finally:
+        os.close(folder)

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+import structlog
 
 from config.logging import bind, configure, get_logger
 
@@ -15,6 +16,7 @@ def _root_logger_restored() -> Iterator[None]:
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    structlog.reset_defaults()
 
 
 def test_each_line_carries_thread_session_and_turn_also_those_of_libraries() -> None:

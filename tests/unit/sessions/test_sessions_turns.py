@@ -102,12 +102,13 @@ async def test_two_threads_work_at_the_same_time(heart: Heart) -> None:
     assert [event for event in heart.events(one.turn.id) if isinstance(event, Text)] == [Text("a")]
 
 
-async def test_the_worklet_is_told_repository_and_environment(start: Any) -> None:
+async def test_the_worklet_is_told_repository_and_environment_but_no_password(start: Any) -> None:
     async with start(env={"VAULT_ADDR": "https://vault"}) as heart:
-        asked = await heart.ask("hello", repository="https://git/x", branch="dev")
+        asked = await heart.ask("hello", repository="https://bob:secret@git/x", branch="dev")
         await heart.settled(asked)
         (opened,) = heart.host.opened
-    assert (opened["name"], opened["repository"], opened["branch"]) == (asked.session.worklet, "https://git/x", "dev")
+    address = "https://bob:secret@git/x"  # Flow itself clones with it
+    assert (opened["name"], opened["repository"], opened["branch"]) == (asked.session.worklet, address, "dev")
     assert opened["env"] == {"VAULT_ADDR": "https://vault", "GIT_REPO": "https://git/x", "GIT_BRANCH": "dev"}
     assert (opened["claude_session_id"], opened["has_history"]) == (asked.session.id, False)
 

@@ -1,0 +1,101 @@
+"""What an agent can do from inside its run directory must not hang, crash or fill Flow."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.server import ServerConnection, unix_serve
+
+from worklets.agent import Agent, read_tail
+from worklets.errors import AgentGone
+
+WELCOME = {"type": "welcome", "epoch": "e1", "first": 1, "last": 0, "state": "running", "pending": [], "init": None}
+Talk = Callable[[ServerConnection], Awaitable[None]]
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    directory = tmp_path / "run"
+    (directory / "journal").mkdir(parents=True)
+    return directory
+
+
+async def _attach(run_dir: Path) -> Agent:
+    return await Agent.attach(run_dir, "t", None, 1, worklet_id="c1", timeout=5)
+
+
+async def _events(agent: Agent) -> AsyncIterator[Any]:
+    async for batch in agent.events():
+        yield batch
+
+
+@pytest.mark.parametrize("frame", [b"no number\n{}\n", "not json", '{"type": "unheard of"}', "[]"])
+async def test_a_forged_relay_that_talks_nonsense_ends_the_agent(run_dir: Path, frame: str | bytes) -> None:
+    async def talk(ws: ServerConnection) -> None:
+        await ws.recv()
+        await ws.send(json.dumps(WELCOME))
+        await ws.send(frame)
+        await ws.close(4001)
+
+    async with unix_serve(talk, str(run_dir / "relay.sock"), compression=None):
+        agent = await _attach(run_dir)
+        async with asyncio.timeout(10):
+            with pytest.raises(AgentGone):
+                async for _ in _events(agent):
+                    pass
+        await agent.close()
+
+
+async def test_a_listener_that_hangs_up_while_flow_reconnects_does_not_leave_the_turn_waiting(run_dir: Path) -> None:
+    async def drop(ws: ServerConnection) -> None:
+        await ws.recv()
+        await ws.send(json.dumps(WELCOME))
+        ws.transport.abort()
+
+    hung_up = asyncio.Event()
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        hung_up.set()
+
+    path = run_dir / "relay.sock"
+    async with unix_serve(drop, str(path), compression=None):
+        agent = await _attach(run_dir)
+    path.unlink(missing_ok=True)
+    server = await asyncio.start_unix_server(hang_up, str(path))
+    async with asyncio.timeout(20):
+        await hung_up.wait()
+        server.close()
+        path.unlink(missing_ok=True)
+        with pytest.raises(AgentGone):
+            async for _ in _events(agent):
+                pass
+    await agent.close()
+
+
+def test_a_journal_of_a_terabyte_costs_no_memory(run_dir: Path) -> None:
+    good = b'o 1 {"type":"assistant","message":{"id":"m","model":"x","content":[{"type":"text","text":"said"}]}}\n'
+    (run_dir / "journal/aa-000000000001.log").write_bytes(good)
+    os.truncate(run_dir / "journal/aa-000000000001.log", 1 << 40)
+    batches = read_tail(run_dir, None)
+    assert [str(events) for _, events in batches] == ["[Text(text='said')]"]
+
+
+def test_a_number_with_thousands_of_digits_is_no_record(run_dir: Path) -> None:
+    (run_dir / "journal/aa-1.log").write_bytes(b"o " + b"9" * 5000 + b" {}\n")
+    assert read_tail(run_dir, None) == []
+
+
+def test_a_journal_that_is_a_link_to_elsewhere_is_not_read(run_dir: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "aa-1.log").write_bytes(b'o 1 {"type":"system"}\n')
+    (run_dir / "journal").rmdir()
+    (run_dir / "journal").symlink_to(elsewhere)
+    assert read_tail(run_dir, None) == []
