@@ -7,9 +7,11 @@ one job per key, the newest wish; what a job will say is decided when it is sent
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
@@ -66,12 +68,48 @@ class Allowance:
         self._sent.append(now)
 
 
+class Lane:
+    """Jobs that wait for the same allowances. Each is looked at when it is due, not at every question."""
+
+    def __init__(self, jobs: Mapping[TurnId, Job]) -> None:
+        """`jobs`: those that still stand; what is not in it any more is passed over."""
+        self._jobs = jobs
+        self._order = itertools.count()
+        self._later: list[tuple[float, int, Job]] = []  # by not_before
+        self._due: list[tuple[Urgency, float, int, Job]] = []
+
+    def __len__(self) -> int:
+        """At most so many jobs stand."""
+        return len(self._later) + len(self._due)
+
+    def put(self, job: Job) -> None:
+        heapq.heappush(self._later, (job.not_before, next(self._order), job))
+
+    def first(self, now: float) -> Job | None:
+        """The most urgent of those that are due."""
+        while self._later and (self._later[0][0] <= now or not self._stands(self._later[0][-1])):
+            _, number, job = heapq.heappop(self._later)
+            if self._stands(job):
+                heapq.heappush(self._due, (job.urgency, job.since, number, job))
+        while self._due and not self._stands(self._due[0][-1]):
+            heapq.heappop(self._due)
+        return self._due[0][-1] if self._due else None
+
+    def next_due(self) -> float | None:
+        """When the next one is due that `first` did not find due."""
+        return self._later[0][0] if self._later else None
+
+    def _stands(self, job: Job) -> bool:
+        return self._jobs.get(job.key) is job
+
+
 class Schedule:
     """Jobs, and the allowances they wait for."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._jobs: dict[TurnId, Job] = {}
+        self._lanes: dict[tuple[Method, str], Lane] = {}
         self._methods = {
             Method.POST: Allowance(240, 20),
             Method.EDIT: Allowance(50, 5),
@@ -88,6 +126,10 @@ class Schedule:
     def put(self, job: Job) -> None:
         """Takes the place of an earlier job with the same key."""
         self._jobs[job.key] = job
+        name = (job.method, job.channel if job.method is Method.POST else "")
+        if name not in self._lanes:
+            self._lanes[name] = Lane(self._jobs)
+        self._lanes[name].put(job)
 
     def drop(self, key: TurnId) -> None:
         self._jobs.pop(key, None)
@@ -99,9 +141,14 @@ class Schedule:
     def next(self) -> tuple[Job | None, float | None]:
         """The job that may go now, still in place; or None and the seconds until there may be one (None: no jobs)."""
         now, best, soonest = self._clock(), None, None
-        for job in self._jobs.values():
-            ready = max(job.not_before, self._ready_at(job))
-            if ready > now:
+        for name, lane in list(self._lanes.items()):
+            job, ready = lane.first(now), self._ready_at(*name)
+            if job is None and not len(lane):
+                del self._lanes[name]
+            elif job is None or ready > now:
+                due = lane.next_due() if job is None else now
+                assert due is not None
+                ready = max(ready, due)
                 soonest = ready if soonest is None else min(soonest, ready)
             elif best is None or (job.urgency, job.since) < (best.urgency, best.since):
                 best = job
@@ -117,9 +164,11 @@ class Schedule:
         if job.method is Method.POST:
             self._channel(job.channel).spend(now)
 
-    def _ready_at(self, job: Job) -> float:
-        ready = max(self._methods[job.method].ready_at(), self._held.get(job.method, 0.0))
-        return max(ready, self._channel(job.channel).ready_at()) if job.method is Method.POST else ready
+    def _ready_at(self, method: Method, channel: str) -> float:
+        ready = max(self._methods[method].ready_at(), self._held.get(method, 0.0))
+        return max(ready, self._channel(channel).ready_at()) if method is Method.POST else ready
 
     def _channel(self, channel: str) -> Allowance:
-        return self._channels.setdefault(channel, Allowance(60, 4))
+        if channel not in self._channels:
+            self._channels[channel] = Allowance(60, 4)
+        return self._channels[channel]

@@ -54,6 +54,27 @@ def test_the_newest_wish_replaces_the_old_one(time: Time) -> None:
     assert order(schedule) == ["a"]
 
 
+def test_a_wish_put_off_or_changed_in_kind_leaves_nothing_behind(time: Time) -> None:
+    schedule = Schedule(time)
+    schedule.put(job("a"))
+    assert schedule.next()[0] is not None  # it was due already when it was put off
+    schedule.put(job("a", not_before=1005.0))
+    assert schedule.next() == (None, 5.0)
+    schedule.put(job("a", method=Method.POST))
+    assert schedule.next() == (job("a", method=Method.POST), 0.0)
+    schedule.drop(TurnId("a"))
+    assert schedule.next() == (None, None)
+
+
+def test_what_becomes_due_is_ranked_with_what_waits(time: Time) -> None:
+    schedule = Schedule(time)
+    schedule.put(job("grows", since=1.0))
+    schedule.put(job("ends later", since=2.0, urgency=Urgency.FINAL, not_before=1003.0))
+    assert schedule.next() == (job("grows", since=1.0), 0.0)
+    time.now += 3
+    assert order(schedule) == ["ends later", "grows"]
+
+
 def test_edits_stay_within_fifty_a_minute(time: Time) -> None:
     schedule, sent = Schedule(time), deque[float]()
     for _ in range(3000):
