@@ -1,8 +1,9 @@
 """What observers of a session are told: the agent's events, and the life cycle of its turns.
 
 An observer is a plain callable that never blocks and never awaits. For one turn it is called in order:
-Queued, (WaitingForPlace | Preparing)*, Started, agent events…, Settled. After a restart it is called
-anew from the start for every turn that was not delivered: Queued, then the stored events, then the live ones.
+Queued, (WaitingForPlace | Preparing)*, Started, agent events…, Stopping?, Settled. Whoever takes a session over (after
+a restart, from another replica) calls it anew from the start for every turn that was not delivered: Queued, then the
+stored events, then the live ones. Who loses a session tells Released, and nothing after it.
 """
 
 from __future__ import annotations
@@ -49,5 +50,17 @@ class Settled:
     seconds: float | None = None
 
 
-LifeEvent: TypeAlias = Queued | WaitingForPlace | Preparing | Started | Settled
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """Somebody asked for the turn's end; Settled follows soon."""
+
+    by: str | None = None  # user id
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Another process goes on with the session, and shows the turn: forget it, leave its messages as they are."""
+
+
+LifeEvent: TypeAlias = Queued | WaitingForPlace | Preparing | Started | Stopping | Settled | Released
 Observer: TypeAlias = Callable[[Session, Turn, LifeEvent | AgentEvent], None]

@@ -19,6 +19,7 @@ from sessions.errors import SessionError, SessionNotFound
 from sessions.leases import Lease, Leases, mine
 from sessions.tables import IDLE, LIVE, OPEN, UNDELIVERED, session_of, sessions, turn_of, turns
 from sessions.types import (
+    Cut,
     Done,
     Failed,
     Interrupted,
@@ -32,6 +33,7 @@ from sessions.types import (
     Turn,
     TurnId,
     TurnState,
+    Withdrawn,
 )
 
 Clock = Callable[[], datetime]
@@ -370,5 +372,9 @@ def _settled(outcome: Outcome, now: datetime) -> Any:
             state, error = TurnState.FAILED, reason
         case Interrupted(who):
             state, by = TurnState.INTERRUPTED, who
+        case Withdrawn(who):
+            state, by = TurnState.WITHDRAWN, who
+        case Cut(reason):
+            state, error = TurnState.CUT, reason
     values = {"state": state.value, "error": error, "stopped_by": by, "ended_at": now}
     return sa.update(turns).where(OPEN).values(values).returning(*turns.c)

@@ -32,6 +32,8 @@ class Moment(sa.types.TypeDecorator[datetime]):
 LIVE = sa.text("status not in ('new', 'asleep')")
 IDLE = sa.text("status = 'idle'")
 OPEN = sa.text("ended_at is null")
+ASLEEP = sa.text("status = 'asleep' and retired_at is null")
+RETIRED = sa.text("retired_at is not null and archived_at is null")
 UNDELIVERED = sa.text("delivered = false")
 
 
@@ -64,11 +66,16 @@ sessions = sa.Table(
     sa.Column("fence", sa.BigInteger, nullable=False),
     sa.Column("epoch", sa.Text),
     sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("retired_at", Moment),
+    sa.Column("archived_at", Moment),
+    sa.Column("summary", sa.Text),
     sa.UniqueConstraint("team", "channel", "thread_ts", name="uq_sessions_thread"),
     sa.UniqueConstraint("worklet", name="uq_sessions_worklet"),
     sa.Index("ix_sessions_user", "user_id", "created_at"),
     _index("ix_sessions_live", "created_at", where=LIVE),
     _index("ix_sessions_idle", "last_activity_at", where=IDLE),
+    _index("ix_sessions_asleep", "last_activity_at", where=ASLEEP),
+    _index("ix_sessions_retired", "last_activity_at", where=RETIRED),
 )
 
 turns = sa.Table(
@@ -89,6 +96,10 @@ turns = sa.Table(
     sa.Column("started_at", Moment),
     sa.Column("ended_at", Moment),
     sa.Column("delivered", sa.Boolean, nullable=False),
+    sa.Column("hurried", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("edited_ts", sa.Text),  # of the newest edit that `text` follows
+    sa.Column("stop_asked", sa.Text),  # user id: whoever runs the turn is to end it
     sa.UniqueConstraint("team", "channel", "source_id", name="uq_turns_source"),
     sa.Index("ix_turns_session", "session_id", "ts"),
     _index("ix_turns_open", "session_id", "ts", where=OPEN),
@@ -114,6 +125,55 @@ events = sa.Table(
 )
 
 
+#: Edits and deletions (`text` null) of messages, for one that overtakes the message itself.
+amendments = sa.Table(
+    "amendments",
+    metadata,
+    sa.Column("team", sa.Text, primary_key=True),
+    sa.Column("channel", sa.Text, primary_key=True),
+    sa.Column("source_id", sa.Text, primary_key=True),
+    sa.Column("text", sa.Text),
+    sa.Column("edited_ts", sa.Text, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+)
+
+#: What was said in threads without asking anything. `turn_id`: the turn that it is, or was, given to Claude with.
+asides = sa.Table(
+    "asides",
+    metadata,
+    sa.Column("team", sa.Text, primary_key=True),
+    sa.Column("channel", sa.Text, primary_key=True),
+    sa.Column("source_id", sa.Text, primary_key=True),
+    sa.Column("session_id", sa.Text, sa.ForeignKey("sessions.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("turn_id", sa.Text, sa.ForeignKey("turns.id", ondelete="SET NULL")),
+    sa.Column("ts", sa.Text, nullable=False),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("author", sa.Text, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Index("ix_asides_session", "session_id", "ts"),
+    sa.Index("ix_asides_turn", "turn_id"),
+)
+
+#: Who does what only one replica may do; `until` in seconds since 1970 by the database's clock.
+leaders = sa.Table(
+    "leaders",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("until", sa.Double, nullable=False),
+)
+
+#: Each firing of a scheduled job is claimed by an insert.
+firings = sa.Table(
+    "firings",
+    metadata,
+    sa.Column("job", sa.Text, primary_key=True),
+    sa.Column("due_at", Moment, primary_key=True),
+    sa.Column("owner", sa.Text, nullable=False),
+)
+
+
 def session_of(row: sa.Row[Any]) -> Session:
     return Session(
         id=SessionId(row.id),
@@ -133,6 +193,8 @@ def session_of(row: sa.Row[Any]) -> Session:
         created_at=row.created_at,
         updated_at=row.updated_at,
         last_activity_at=row.last_activity_at,
+        retired_at=row.retired_at,
+        summary=row.summary,
     )
 
 
@@ -151,4 +213,6 @@ def turn_of(row: sa.Row[Any]) -> Turn:
         ended_at=row.ended_at,
         delivered=row.delivered,
         stopped_by=row.stopped_by,
+        hurried=row.hurried,
+        attempts=row.attempts,
     )

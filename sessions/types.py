@@ -60,10 +60,12 @@ class TurnState(StrEnum):
     DONE = "done"
     FAILED = "failed"
     INTERRUPTED = "interrupted"
+    WITHDRAWN = "withdrawn"  # taken back before it began
+    CUT = "cut"  # lost with its worklet after it had changed something: the thread asks how to go on
 
     @property
     def settled(self) -> bool:
-        return self in (TurnState.DONE, TurnState.FAILED, TurnState.INTERRUPTED)
+        return self not in (TurnState.QUEUED, TurnState.RUNNING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ class Session:
     created_at: datetime
     updated_at: datetime
     last_activity_at: datetime
+    retired_at: datetime | None = None  # its volume was removed: the next start has a new one, and only the transcript
+    summary: str | None = None  # of a transcript that was archived
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,9 @@ class Turn:
     started_at: datetime | None
     ended_at: datetime | None
     delivered: bool  # the door has shown the final state
-    stopped_by: str | None = None  # user id, of an interrupted turn
+    stopped_by: str | None = None  # user id, of an interrupted or withdrawn turn
+    hurried: bool = False  # goes before the others that wait
+    attempts: int = 0  # processes that were given the prompt
 
     @property
     def seconds(self) -> float | None:
@@ -130,7 +136,24 @@ class Interrupted:
     by: str | None = None  # user id
 
 
-Outcome: TypeAlias = Done | Failed | Interrupted
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """The turn was taken back before it began."""
+
+    by: str | None = None  # user id
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The worklet was lost in the middle, after a tool had run that may have changed something.
+
+    `reason` is a sentence for people. How to go on is theirs to say: `Sessions.resume`.
+    """
+
+    reason: str
+
+
+Outcome: TypeAlias = Done | Failed | Interrupted | Withdrawn | Cut
 
 
 def outcome_of(turn: Turn) -> Outcome | None:
@@ -142,8 +165,27 @@ def outcome_of(turn: Turn) -> Outcome | None:
             return Failed(turn.error or "The turn failed.")
         case TurnState.INTERRUPTED:
             return Interrupted(turn.stopped_by)
+        case TurnState.WITHDRAWN:
+            return Withdrawn(turn.stopped_by)
+        case TurnState.CUT:
+            return Cut(turn.error or "The turn was cut off.")
         case TurnState.QUEUED | TurnState.RUNNING:
             return None
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """What somebody said in a thread without asking anything of Claude; given to it with the next turn.
+
+    `source_id` and `ts` are as in `Prompt`; `author` is a name for Claude.
+    """
+
+    thread: ThreadId
+    source_id: str
+    ts: str
+    user_id: str
+    author: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,6 +146,13 @@ class AgentExited:
     stderr: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """Claude's process was lost in the middle of a turn, and a new one goes on. `reason` is a sentence for people."""
+
+    reason: str
+
+
 AgentEvent: TypeAlias = (
     AgentReady
     | PromptTaken
@@ -160,6 +167,7 @@ AgentEvent: TypeAlias = (
     | AskWithdrawn
     | TurnEnded
     | AgentExited
+    | Restarted
 )
 
 #: Events that the transcript need not keep: the journal gives them again from the last stored position.
@@ -169,7 +177,7 @@ _BY_NAME: dict[str, type[Any]] = {
     c.__name__: c
     for c in (
         AgentReady, PromptTaken, TextDelta, PreviewVoided, Text, Thinking, ToolStarted,
-        ToolFinished, Retrying, Asked, AskWithdrawn, TurnEnded, AgentExited,
+        ToolFinished, Retrying, Asked, AskWithdrawn, TurnEnded, AgentExited, Restarted,
     )
 }  # fmt: skip
 

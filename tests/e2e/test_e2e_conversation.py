@@ -115,12 +115,14 @@ async def test_long_answers_go_on_in_a_next_message_with_fences_closed(world: Wo
 
 async def test_the_credential_is_nowhere_in_the_worklet(world: World) -> None:
     await world.program.start()
-    ts = await world.slack.post(
-        "maya", "general", "@Flow BASH env; cat /proc/*/environ; cat /run/worklet/* | head -c 9999\nSAY looked around"
-    )
+    # A plain process may look at every other one of its user: there, only what Flow hands over is looked through.
+    places = "/proc/*/environ /run/worklet/*" if world.runtime == "docker" else "/proc/self/environ"
+    find = f"grep -laE 'never-in-a-[c]ontainer|xoxb-|xapp-' {places} 2>/dev/null | wc -l | sed s/^/found=/"
+    ts = await world.slack.post("maya", "general", f"@Flow BASH {find}\nBASH env\nSAY looked around")
     await world.settled(ts, "looked around")
     outputs = str([r.body for r in world.model.requests])
     assert "ANTHROPIC_BASE_URL" in outputs, "the tool's output must have reached the model"
+    assert "found=0" in outputs
     assert API_KEY not in outputs
     assert world.slack.bot_token not in outputs
     assert API_KEY not in "".join(world.program.output)
