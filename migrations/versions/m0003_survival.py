@@ -1,4 +1,4 @@
-"""What a session needs to outlive everything: edits and asides of messages, attempts, retention, leaders and firings."""
+"""What a session needs to outlive everything: edits and asides, attempts, retention, leaders and firings."""
 
 from __future__ import annotations
 
