@@ -62,6 +62,7 @@ class ScriptedModel:
 
     def __init__(self, port: int = 0, host: str = "127.0.0.1", *, api_key: str | None = None) -> None:
         self.requests: list[Request] = []
+        self.answered: list[Request] = []  # those whose answer was written to its end
         self.url = ""
         self._host, self._port, self._api_key = host, port, api_key
         self._used: Counter[str] = Counter()  # how often a CUT or a counted ERROR has happened
@@ -112,11 +113,12 @@ class ScriptedModel:
         return web.Response(text="The scripted model is listening.\n")
 
     async def _count_tokens(self, request: web.Request) -> web.Response:
-        body = await self._record(request)
+        body = (await self._record(request)).body
         return web.json_response({"input_tokens": tokens(body.get("messages"))})
 
     async def _messages(self, request: web.Request) -> web.StreamResponse:
-        body = await self._record(request)
+        asked = await self._record(request)
+        body = asked.body
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
 
         async def send(data: bytes) -> None:
@@ -136,13 +138,14 @@ class ScriptedModel:
             return response  # the client hung up: an interrupt
         if error is not None and not response.prepared:
             return _error_response(error.status)
+        if error is None:
+            self.answered.append(asked)
         return response if streams else web.json_response(answer.message)
 
-    async def _record(self, request: web.Request) -> dict[str, Any]:
-        body: dict[str, Any] = await request.json()
+    async def _record(self, request: web.Request) -> Request:
         headers = {name.lower(): value for name, value in request.headers.items()}
-        self.requests.append(Request(time.monotonic(), request.path, body, headers))
-        return body
+        self.requests.append(Request(time.monotonic(), request.path, await request.json(), headers))
+        return self.requests[-1]
 
     async def _perform(self, body: dict[str, Any], answer: Reply) -> Fail | None:
         """Writes the answer; returns the error that ended it early, if one did."""

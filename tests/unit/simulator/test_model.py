@@ -198,3 +198,12 @@ def test_help_names_every_directive() -> None:
 def test_reading_counts_results_since_the_prompt() -> None:
     conversation = read(body(user("a"), result(), user("b"), result("x"), result("y")))
     assert (conversation.prompt, conversation.earlier, conversation.results) == ("b", ("a",), ("x", "y"))
+
+
+async def test_only_whole_answers_count_as_answered(model: ScriptedModel, http: aiohttp.ClientSession) -> None:
+    with pytest.raises(aiohttp.ClientError):
+        await stream(model, http, user("SAY half\nCUT\nSAY whole"))
+    assert len(model.requests) == 1
+    assert model.answered == []
+    await stream(model, http, user("SAY half\nCUT\nSAY whole"))
+    assert model.answered == [model.requests[1]]
