@@ -103,7 +103,6 @@ async def _doors(settings: Settings, core: Core, me: Identity | None) -> AsyncIt
             opening = open_slack_door(settings.slack, me, core.sessions, core.database, core.runtime.kind)
             slack = await stack.enter_async_context(opening)
             stack.push_async_callback(_flush, slack)
-        await core.sessions.replay()
         await reaper.recover()
         scheduler = schedule(reaper, timedelta(seconds=min(SWEEP_SECONDS, settings.sessions.timeout / 2)))
         stack.callback(scheduler.shutdown, wait=False)

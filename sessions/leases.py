@@ -57,6 +57,12 @@ class Leases:
             return sa.true()
         return sa.or_(sessions.c.lease_owner.is_(None), sessions.c.lease_until < self._now)
 
+    def holder(self) -> sa.ColumnElement[str | None]:
+        """Who holds the session now, in a query of sessions."""
+        if self._db.exclusive:
+            return sa.literal(None, sa.Text)
+        return sa.case((sessions.c.lease_until >= self._now, sessions.c.lease_owner), else_=None)
+
     async def acquire(self, session_id: SessionId, owner: str, ttl: float) -> tuple[Lease, Session] | None:
         """None while another owner's lease lasts. `ttl` in seconds."""
         statement = (

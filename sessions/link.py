@@ -46,6 +46,8 @@ class Shared:
     tell: Callable[[Session, Turn, LifeEvent | AgentEvent], None]
     env: Mapping[str, str] = field(default_factory=dict)
     patience: Patience = field(default_factory=Patience)
+    #: Awaited before the first turn of a session: what was said in the thread before it becomes asides.
+    backlog: Callable[[Session, Turn], Awaitable[None]] | None = None
 
     async def stored(self, call: Callable[[], Awaitable[T]]) -> T:
         """The result of a call on the store, repeated until the database serves.

@@ -15,10 +15,12 @@ from typing import Any
 from config.logging import bind, get_logger
 from sessions.errors import LeaseLost, StoreUnavailable
 from sessions.events import Settled
+from sessions.holdings import Holdings
 from sessions.link import Link, Shared
 from sessions.run import Settled as AlreadySettled
 from sessions.run import TurnRun
-from sessions.types import Failed, Outcome, Session, SessionId, SessionState, Turn
+from sessions.telling import Telling
+from sessions.types import Failed, Outcome, Session, SessionId, SessionState, Turn, outcome_of
 from worklets.errors import AgentGone
 from worklets.events import AgentExited
 
@@ -31,11 +33,11 @@ _CRASHED = "Something went wrong inside Flow; the log has the details. Send the 
 class LiveSession:
     """Owned by `Sessions`, which runs each as one task."""
 
-    def __init__(self, shared: Shared, session_id: SessionId, owner: str, lease_seconds: float) -> None:
+    def __init__(self, shared: Shared, holdings: Holdings, telling: Telling, session_id: SessionId) -> None:
         self.id = session_id
         self._shared = shared
-        self._owner = owner
-        self._lease_seconds = lease_seconds
+        self._holdings = holdings
+        self._telling = telling
         self._link: Link | None = None
         self._run: TurnRun | None = None
         self._draining = False
@@ -48,10 +50,6 @@ class LiveSession:
     def turn(self) -> Turn | None:
         """The turn that it is about."""
         return self._run.turn if self._run else None
-
-    @property
-    def holds_lease(self) -> bool:
-        return self._link is not None
 
     def ring(self) -> None:
         """There may be a turn in the table."""
@@ -89,15 +87,19 @@ class LiveSession:
     # -- the task ---------------------------------------------------------
 
     async def run(self) -> bool:
-        """Until the session sleeps or the program drains. False: there is no use in starting it again right away."""
-        leases = self._shared.store.leases
-        acquired = await self._shared.stored(lambda: leases.acquire(self.id, self._owner, self._lease_seconds))
+        """Until the session sleeps or the program drains. False: there is no use in starting it again right away.
+
+        Beside other processes it stays until all that it has told is delivered: who holds the lease shows the turns.
+        """
+        acquired = await self._shared.stored(lambda: self._holdings.acquire(self.id))
         if acquired is None:
+            self._telling.release(self.id)
             return False
         lease, session = acquired
         self._link = link = Link(self._shared, lease, session)
         with bind(session=session.id, thread=session.thread.thread_ts):
             try:
+                await self._shared.stored(lambda: self._telling.catch_up(self.id))
                 await self._loop(link)
             except LeaseLost:
                 log.warning("another process has taken the session over")
@@ -116,10 +118,14 @@ class LiveSession:
                 await self._work(link, turn)
             elif self._sleep is not None or not _has_worklet(link) or not await self._idle(link):
                 await self._fall_asleep(link)
-                return
+                if self._holdings.exclusive or not self._telling.shows(self.id):
+                    return
+                await link.inbox.get()
 
     async def _work(self, link: Link, turn: Turn) -> None:
         self._answer_sleep(False)
+        self._asleep = False
+        self._telling.announce(link.session, turn, 0)  # it may have come in at another process
         self._run = run = TurnRun(self._shared, link, turn)
         with bind(turn=turn.id):
             try:
@@ -145,6 +151,7 @@ class LiveSession:
             lambda: store.settle(lease, turn.id, outcome, state=state, container_id=container_id)
         )
         self._run = None  # before anybody hears of it: whoever does may put the session to sleep
+        outcome = outcome_of(turn) or outcome  # it may have been taken back before it began
         log.info("turn settled", outcome=type(outcome).__name__.lower(), seconds=turn.seconds)
         self._shared.tell(link.session, turn, Settled(outcome, turn.seconds))
 
@@ -178,6 +185,8 @@ class LiveSession:
             await link.set_state(SessionState.ASLEEP, container_id=None)
             log.info("the session sleeps")
         self._asleep = True
+        self._shared.places.free(self.id)
+        self._answer_sleep(True)
 
     def _answer_sleep(self, asleep: bool) -> None:
         future, self._sleep = self._sleep, None
@@ -186,8 +195,12 @@ class LiveSession:
 
     async def _leave(self, link: Link) -> None:
         await link.detach()
+        if not self._holdings.exclusive:
+            if self._draining:  # what it has told is still being shown: the lease goes with the program
+                return
+            self._telling.release(self.id)
         try:
-            await self._shared.store.leases.release([link.lease])
+            await self._holdings.release(link.lease)
         except StoreUnavailable as error:  # it runs out by itself
             log.warning("the lease was not given back", error=error.sentence())
 

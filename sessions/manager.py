@@ -2,33 +2,36 @@
 
     async with Sessions(store, host, max_sessions=10) as sessions:
         sessions.observe(outbox.observe)
-        await sessions.replay()
-        await reaper.sweep()        # takes over what ran before
+        await reaper.recover()      # takes over what ran before
         ...
         await sessions.drain(grace=20)
 
 `submit` only stores: the turn is safe before anything slow begins, and the bell that follows carries nothing.
+With PostgreSQL there may be several processes. Each session is run and shown by the one that holds its lease; what
+another one is asked to do with it goes through the table, and a bell tells the holder to look.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Self
-from uuid import uuid4
+from typing import Literal, Protocol, Self, TypeAlias
 
 from config.logging import get_logger
 from sessions.agents import AgentHost
+from sessions.edits import Edited
 from sessions.errors import StoreUnavailable
-from sessions.events import LifeEvent, Observer, Queued, Settled, Started
+from sessions.events import Observer, Settled
+from sessions.holdings import Holdings
 from sessions.link import Patience, Shared
 from sessions.live import LiveSession
 from sessions.places import Places
-from sessions.store import Store, Waiting
+from sessions.store import Store
+from sessions.telling import Telling
 from sessions.transcript import Transcript
 from sessions.types import (
-    Interrupted,
+    Aside,
     Prompt,
     Session,
     SessionId,
@@ -37,12 +40,23 @@ from sessions.types import (
     ThreadId,
     Turn,
     TurnId,
+    TurnState,
     outcome_of,
 )
-from worklets.events import AgentEvent
 
 log = get_logger(__name__)
 list_ = list  # `Sessions.list` hides the builtin inside the class
+
+
+Backlog: TypeAlias = Callable[[Session, Turn], Awaitable[None]]
+
+
+class Bell(Protocol):
+    """Tells other processes to look at a session (sessions/bell.py). A hint: it may be lost."""
+
+    def listen(self, on_ring: Callable[[SessionId], None]) -> None: ...
+
+    async def ring(self, session_id: SessionId) -> None: ...
 
 
 class Sessions:
@@ -55,60 +69,131 @@ class Sessions:
         env: Mapping[str, str] | None = None,
         patience: Patience | None = None,
         lease_seconds: float = 15.0,
+        bell: Bell | None = None,
     ) -> None:
         """`env` goes to every worklet; `max_sessions` have one at the same time.
 
         `lease_seconds`: after so long another replica on the same PostgreSQL takes a silent one's sessions over.
+        `bell` tells other replicas at once, instead of at their reaper's next pass.
         """
         self.store = store
         self.transcript = Transcript(store.db, store.clock)
         self._host = host
+        self._bell = bell
+        self._telling = Telling(store, self.transcript)
+        self._holdings = Holdings(store.leases, lease_seconds, exclusive=store.db.exclusive)
         self._places = Places(max_sessions, self._evict)
         self._shared = Shared(
-            store, self.transcript, host, self._places, self._tell, dict(env or {}), patience or Patience()
+            store,
+            self.transcript,
+            host,
+            self._places,
+            self._telling.tell,
+            dict(env or {}),
+            patience or Patience(),
+            self._collect,
         )
-        self._owner = str(uuid4())
-        self._lease_seconds = lease_seconds
-        self._observers: list[Observer] = []
+        self._backlog: Backlog | None = None
         self._live: dict[SessionId, LiveSession] = {}
         self._tasks: dict[SessionId, asyncio.Task[bool]] = {}
         self._group = asyncio.TaskGroup()
-        self._renewing: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None
         self._draining = False
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
-        self._renewing = self._group.create_task(self._renew(), name="leases")
+        self._keeping = self._group.create_task(self._holdings.keep(self._lost), name="leases")
+        if self._bell is not None:
+            self._bell.listen(self._heard)
         return self
 
     async def __aexit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         await self.drain(0)
-        if self._renewing is not None:
-            self._renewing.cancel()
+        if self._keeping is not None:
+            self._keeping.cancel()
+        await self._holdings.release_all()
         # All tasks have ended. The body's own error is not the group's: it goes on as it is, not wrapped.
         await self._group.__aexit__(None, None, None)
 
-    def observe(self, observer: Observer) -> None:
-        self._observers.append(observer)
+    @property
+    def owner(self) -> str:
+        """Names this process in leases."""
+        return self._holdings.owner
 
-    # -- change ---------------------------------------------------------
+    def observe(self, observer: Observer) -> None:
+        self._telling.observe(observer)
+
+    def backlog(self, collect: Backlog) -> None:
+        """`collect(session, turn)` is awaited before the first turn of a session that was called into a thread.
+
+        It hands what was said there before to `overheard`.
+        """
+        self._backlog = collect
+
+    # -- change: messages ---------------------------------------------------------
 
     async def submit(self, prompt: Prompt) -> Submitted | None:
         """Stores the prompt and rings its session. None: no session in that thread, and the prompt starts none.
 
-        Also while draining: the next start finds it. Raises StoreUnavailable.
+        None too for a message that was deleted before it came. Also while draining: the next start finds it. Raises
+        StoreUnavailable.
         """
         stored = await self.store.submit(prompt)
         if stored is None:
             return None
-        submitted, ahead = stored
+        submitted = stored.submitted
         if submitted.fresh:
-            log.info("turn stored", session=submitted.session.id, turn=submitted.turn.id, ahead=ahead)
-            self._tell(submitted.session, submitted.turn, Queued(ahead))
-            self.ring(submitted.session.id)
+            session, turn = submitted.session, submitted.turn
+            log.info("turn stored", session=session.id, turn=turn.id, ahead=stored.ahead)
+            if stored.holder in (None, self.owner):
+                self._telling.announce(session, turn, stored.ahead)
+            await self._ring_all(session.id)
         return submitted
+
+    async def overheard(self, asides: Sequence[Aside]) -> None:
+        """Keeps what was said in threads that have a session. Idempotent. Raises StoreUnavailable."""
+        await self.store.asides.add(asides, self.store.clock())
+
+    async def amend(self, team: str, channel: str, source_id: str, text: str | None, edited_ts: str) -> Turn | None:
+        """A message was edited, or deleted (`text` None): the turn that waits for it follows.
+
+        None: no turn waits for it. It is remembered for a message that is still to come. Raises StoreUnavailable.
+        """
+        edited, now = Edited(text, edited_ts), self.store.clock()
+        turn = await self.store.edits.amend(team, channel, source_id, edited, by=None, now=now)
+        if turn is not None and turn.state.settled:
+            await self._settled_elsewhere(turn)
+        return turn
+
+    async def withdraw(self, turn_id: TurnId, by: str) -> bool:
+        """Takes a waiting turn back. False: it began, or ended, meanwhile. Raises StoreUnavailable."""
+        turn = await self.store.edits.withdraw(turn_id, by, self.store.clock())
+        if turn is not None:
+            await self._settled_elsewhere(turn)
+        return turn is not None
+
+    async def hurry(self, turn_id: TurnId, by: str) -> bool:
+        """This turn goes next, and the running one is interrupted. False: it does not wait any more."""
+        turn = await self.store.edits.hurry(turn_id)
+        if turn is None:
+            return False
+        running = await self.store.next_turn(turn.session_id)
+        if running is not None and running.started_at is not None:
+            await self.interrupt(turn.session_id, by)
+        else:
+            await self._ring_all(turn.session_id)
+        return True
+
+    async def resume(self, turn_id: TurnId, by: str, how: Literal["continue", "again"], ts: str) -> Submitted | None:
+        """What a turn that was cut off is to become: a new one, once, whoever asks for it. None: it was not cut."""
+        turn = await self.store.turn(turn_id)
+        if turn.state is not TurnState.CUT:
+            return None
+        session = await self.store.get(turn.session_id)
+        text = turn.text if how == "again" else _CONTINUE
+        return await self.submit(Prompt(session.thread, f"resume:{turn.id}", ts, by, text, starts=False))
 
     async def opened(self, session_id: SessionId, thread_ts: str) -> Session:
         """The door has posted the thread's root message. Raises SessionNotFound, SessionError, StoreUnavailable."""
@@ -118,39 +203,60 @@ class Sessions:
         return session
 
     async def delivered(self, turn_id: TurnId) -> None:
-        """The door has shown the turn's final state: it is not replayed any more."""
-        await self.store.mark_delivered(turn_id)
+        """The door has shown the turn's final state: it is not told again."""
+        session_id = await self.store.mark_delivered(turn_id)
+        if session_id is not None:
+            self._telling.delivered(session_id, turn_id)
+            if live := self._live.get(session_id):
+                live.ring()
+
+    # -- change: sessions ---------------------------------------------------------
 
     def ring(self, session_id: SessionId) -> None:
         """There may be something to do. Harmless at any time."""
         if live := self._live.get(session_id):
             live.ring()
+            self._heard(session_id)
         elif not self._draining:
             self._start(session_id)
 
     async def interrupt(self, session_id: SessionId, by: str | None) -> bool:
-        """Ends the current turn; queued ones follow. False: there is none. Returns before the turn is settled."""
+        """Ends the current turn; waiting ones follow. False: there is none. Returns before the turn is settled."""
         live = self._live.get(session_id)
-        return live is not None and live.interrupt(by)
+        if live is not None and live.interrupt(by):
+            return True
+        if self._holdings.exclusive or not await self.store.edits.ask_stop(session_id, by or ""):
+            return False
+        await self._ring_all(session_id)
+        return True
+
+    async def halt(self, session_id: SessionId, by: str) -> bool:
+        """Ends the current turn and drops those that wait; the session stays as it is. False: there was nothing.
+
+        Returns before the current turn is settled.
+        """
+        running = await self.store.next_turn(session_id)
+        if running is None:
+            return False
+        live = self._live.get(session_id)
+        current = live.turn if live else running if running.started_at is not None else None
+        dropped = await self.store.interrupt_queued(session_id, by, sparing=current.id if current else None)
+        for turn in dropped:
+            await self._settled_elsewhere(turn)
+        return await self.interrupt(session_id, by) or bool(dropped)
 
     async def stop(self, session_id: SessionId, by: str) -> bool:
-        """Ends the current turn, drops the queued ones, puts the session to sleep; True when it does.
+        """`halt`, and the session goes to sleep; True when it does.
 
-        False: a new turn came in meanwhile. Raises SessionNotFound, StoreUnavailable.
+        False: a new turn came in meanwhile, or another process runs it. Raises SessionNotFound, StoreUnavailable.
         """
-        await self.store.get(session_id)
-        live = self._live.get(session_id)
-        current = live.turn if live else None
-        dropped = await self.store.interrupt_queued(session_id, by, sparing=current.id if current else None)
         session = await self.store.get(session_id)
-        for turn in dropped:
-            self._tell(session, turn, Settled(Interrupted(by), turn.seconds))
-        live = self._live.get(session_id)  # the one before may have ended, or one begun, meanwhile
-        if live is None:
-            return await self._sleep_dead(session)
-        asleep = live.sleep()
-        live.interrupt(by)
-        return await asleep
+        live = self._live.get(session_id)
+        asleep = live.sleep() if live else None
+        await self.halt(session_id, by)
+        if asleep is not None:
+            return await asleep
+        return await self._sleep_dead(session)
 
     async def sleep(self, session_id: SessionId) -> bool:
         """Ends the session's worklet unless it works; the next turn wakes it. False: it works."""
@@ -168,6 +274,16 @@ class Sessions:
         if session.id not in self._live:
             await self._host.close(session.worklet)
         return True
+
+    async def _settled_elsewhere(self, turn: Turn) -> None:
+        """The table has the turn's end already: its runner, if it was about it, and observers are told."""
+        outcome = outcome_of(turn)
+        assert outcome is not None
+        self._telling.tell(await self.store.get(turn.session_id), turn, Settled(outcome, turn.seconds))
+        live = self._live.get(turn.session_id)
+        if live is not None and live.turn is not None and live.turn.id == turn.id:
+            live.interrupt(turn.stopped_by)
+        await self._ring_all(turn.session_id)
 
     # -- questions ---------------------------------------------------------
 
@@ -187,29 +303,19 @@ class Sessions:
     async def turns(self, session_id: SessionId) -> list_[Turn]:
         return await self.store.turns(session_id)
 
+    async def turn(self, turn_id: TurnId) -> Turn:
+        """Raises SessionNotFound."""
+        return await self.store.turn(turn_id)
+
     def is_live(self, session_id: SessionId) -> bool:
         """A task of this process runs the session."""
         return session_id in self._live
 
+    def holds(self, session_id: SessionId) -> bool:
+        """This process, and no other, may show the session now."""
+        return self._holdings.exclusive or self._holdings.valid(session_id)
+
     # -- start and end ---------------------------------------------------------
-
-    async def replay(self) -> None:
-        """Tells observers again about each turn that was not delivered. Before any live work begins."""
-        for waiting in await self.store.undelivered():
-            await self._replay(waiting)
-
-    async def _replay(self, waiting: Waiting) -> None:
-        session, turn = waiting.session, waiting.turn
-        self._tell(session, turn, Queued(waiting.ahead))
-        if turn.started_at is not None:
-            self._tell(session, turn, Started())
-        cursor = 0
-        while entries := await self.transcript.read(session.id, turn_id=turn.id, after=cursor):
-            for entry in entries:
-                self._tell(session, turn, entry.event)
-            cursor = entries[-1].cursor
-        if outcome := outcome_of(turn):
-            self._tell(session, turn, Settled(outcome, turn.seconds))
 
     def adopt(self, session: Session) -> None:
         """Runs a session that has a worklet from before, with or without work for it."""
@@ -241,7 +347,7 @@ class Sessions:
     # -- tasks ---------------------------------------------------------
 
     def _start(self, session_id: SessionId) -> None:
-        live = LiveSession(self._shared, session_id, self._owner, self._lease_seconds)
+        live = LiveSession(self._shared, self._holdings, self._telling, session_id)
         task = self._group.create_task(self._run(live), name=f"session {session_id}")
         self._live[session_id], self._tasks[session_id] = live, task
         # A callback, because a task that is cancelled before its first step runs no `finally`.
@@ -276,33 +382,51 @@ class Sessions:
         if live := self._live.get(session_id):
             live.sleep()
 
-    async def _renew(self) -> None:
-        """Keeps the leases; lets go of sessions whose lease is lost, or could not be renewed before it ran out."""
-        if self.store.db.exclusive:
-            return
-        loop = asyncio.get_running_loop()
-        renewed = loop.time()
-        while True:
-            await asyncio.sleep(self._lease_seconds / 3)
-            holders = [live for live in self._live.values() if live.holds_lease]
-            held = {live.id for live in holders}
-            try:
-                held = await self.store.leases.renew(self._owner, self._lease_seconds)
-                renewed = loop.time()
-            except StoreUnavailable as error:
-                log.warning("leases not renewed", error=error.sentence())
-            except Exception:
-                log.exception("leases not renewed")
-            if loop.time() - renewed > self._lease_seconds * 2 / 3:
-                held = set()
-            for live in holders:
-                if live.id not in held and self._live.get(live.id) is live:
-                    log.warning("lease lost; letting go", session=live.id)
-                    self._tasks[live.id].cancel()
+    def _lost(self, session_id: SessionId) -> None:
+        """The lease is another's: nothing more is done in its name. Releasing is told at the end of the task."""
+        if task := self._tasks.get(session_id):
+            task.cancel()
+        else:
+            self._telling.release(session_id)
 
-    def _tell(self, session: Session, turn: Turn, event: LifeEvent | AgentEvent) -> None:
-        for observer in self._observers:
-            try:
-                observer(session, turn, event)
-            except Exception:
-                log.exception("an observer failed", observer=repr(observer), session=session.id, turn=turn.id)
+    async def _collect(self, session: Session, turn: Turn) -> None:
+        if self._backlog is not None:
+            await self._backlog(session, turn)
+
+    # -- other processes ---------------------------------------------------------
+
+    async def _ring_all(self, session_id: SessionId) -> None:
+        """Here, and wherever else the session may be run."""
+        if live := self._live.get(session_id):
+            live.ring()
+        elif not self._draining:
+            self._start(session_id)
+        if self._bell is not None:
+            await self._bell.ring(session_id)
+
+    def _heard(self, session_id: SessionId) -> None:
+        """Something may have changed in the table behind a live session's back."""
+        if not self._holdings.exclusive and session_id in self._live:
+            self._group.create_task(self._look_behind(session_id), name=f"look behind {session_id}")
+
+    async def _look_behind(self, session_id: SessionId) -> None:
+        try:
+            if self._holdings.valid(session_id):
+                await self._telling.catch_up(session_id, lambda: self._holdings.valid(session_id))
+            live = self._live.get(session_id)
+            if live is not None and (turn := live.turn) is not None:
+                by = await self.store.edits.stop_asked(turn.id)
+                if by is not None and live.turn is not None and live.turn.id == turn.id:
+                    live.interrupt(by or None)
+            if live := self._live.get(session_id):
+                live.ring()
+        except StoreUnavailable as error:
+            log.warning("left to the reaper", session=session_id, error=error.sentence())
+        except Exception:
+            log.exception("left to the reaper", session=session_id)
+
+
+_CONTINUE = (
+    "Your work on the last message was cut off: the process was lost while a tool ran. Look at what took effect and "
+    "what did not, then go on from there. Do not repeat what is done, nor what you have written already."
+)

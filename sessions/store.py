@@ -7,18 +7,21 @@ another process has taken the session over (leases.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
 import sqlalchemy as sa
 
+from sessions.asides import Asides
 from sessions.db import Connection, Database
+from sessions.edits import Edits, overtaken
 from sessions.errors import SessionError, SessionNotFound
 from sessions.leases import Lease, Leases, mine
 from sessions.tables import IDLE, LIVE, OPEN, UNDELIVERED, session_of, sessions, turn_of, turns
 from sessions.types import (
+    Aside,
     Cut,
     Done,
     Failed,
@@ -55,46 +58,58 @@ class Waiting:
     ahead: int
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """`ahead`: open turns that come before it. `holder`: the process that holds the session's lease now."""
+
+    submitted: Submitted
+    ahead: int
+    holder: str | None
+
+
 class Store:
     """All methods raise StoreUnavailable when the database does not serve."""
 
     def __init__(self, db: Database, clock: Clock = utcnow) -> None:
         self.db = db
         self.leases = Leases(db)
+        self.edits = Edits(db)
+        self.asides = Asides(db)
         self.clock = clock
 
     # -- what comes in ---------------------------------------------------------
 
-    async def submit(self, prompt: Prompt) -> tuple[Submitted, int] | None:
-        """Stores a prompt as a turn of its thread's session, and how many turns come first; one transaction.
+    async def submit(self, prompt: Prompt) -> Stored | None:
+        """Stores a prompt as a turn of its thread's session; one transaction.
 
-        None: the thread has no session and the prompt starts none. A source id that is known changes nothing.
+        None: the thread has no session and the prompt starts none; or its message was deleted before it came. A source
+        id that is known changes nothing.
         """
         try:
             async with self.db.transaction(fast=True) as connection:  # Slack waits for it
                 return await self._submit(connection, prompt)
         except _Known:
             async with self.db.read() as connection:
-                return await self._known(connection, prompt), 0
+                return await self._known(connection, prompt)
 
-    async def _submit(self, connection: Connection, prompt: Prompt) -> tuple[Submitted, int] | None:
+    async def _submit(self, connection: Connection, prompt: Prompt) -> Stored | None:
         found = await self._of_thread(connection, prompt)
-        new_session = found is None
-        if found is None:
-            if not prompt.starts:
+        if found is None and not prompt.starts:
+            return None
+        if found is not None and found.known:
+            return await self._known(connection, prompt)
+        edited = await overtaken(connection, prompt)
+        if edited is not None:
+            if edited.text is None:
                 return None
-            found = await self._insert_session(connection, prompt), 0, False
-        session, ahead, known = found
-        if known:
-            return await self._known(connection, prompt), 0
-        turn = await self._insert_turn(connection, session.id, prompt)
-        return Submitted(session, turn, fresh=True, new_session=new_session), ahead
+            prompt = replace(prompt, text=edited.text)
+        session = found.session if found else await self._insert_session(connection, prompt)
+        turn = await self._insert_turn(connection, session.id, prompt, edited.edited_ts if edited else None)
+        submitted = Submitted(session, turn, fresh=True, new_session=found is None)
+        return Stored(submitted, found.ahead if found else 0, found.holder if found else None)
 
-    async def _of_thread(self, connection: Connection, prompt: Prompt) -> tuple[Session, int, bool] | None:
-        """The thread's session, the number of its turns that come before a turn with this ts, if the source is known.
-
-        A mention comes twice, so asking for that here is worth it.
-        """
+    async def _of_thread(self, connection: Connection, prompt: Prompt) -> _InThread | None:
+        """The thread's session, and what else submitting wants to know. A mention comes twice: `known` is worth it."""
         if prompt.thread.thread_ts is None:
             return None
         ahead = (
@@ -105,9 +120,10 @@ class Store:
             .scalar_subquery()
         )
         known = sa.select(turns.c.id).where(*_from_source(prompt)).exists()
-        query = sa.select(sessions, ahead.label("ahead"), known.label("known")).where(*_in_thread(prompt.thread))
-        row = (await connection.execute(query)).one_or_none()
-        return (session_of(row), row.ahead, row.known) if row else None
+        holder = self.leases.holder().label("holder")
+        query = sa.select(sessions, ahead.label("ahead"), known.label("known"), holder)
+        row = (await connection.execute(query.where(*_in_thread(prompt.thread)))).one_or_none()
+        return _InThread(session_of(row), row.ahead, row.known, row.holder) if row else None
 
     async def _insert_session(self, connection: Connection, prompt: Prompt) -> Session:
         now, id_ = self.clock(), str(uuid4())
@@ -137,7 +153,9 @@ class Store:
             row = (await connection.execute(sa.select(sessions).where(*_in_thread(prompt.thread)))).one()
         return session_of(row)
 
-    async def _insert_turn(self, connection: Connection, session_id: SessionId, prompt: Prompt) -> Turn:
+    async def _insert_turn(
+        self, connection: Connection, session_id: SessionId, prompt: Prompt, edited_ts: str | None
+    ) -> Turn:
         values = {
             "id": str(uuid4()),
             "session_id": session_id,
@@ -150,6 +168,7 @@ class Store:
             "state": TurnState.QUEUED.value,
             "created_at": self.clock(),
             "delivered": False,
+            "edited_ts": edited_ts,
         }
         statement = self.db.insert(turns).on_conflict_do_nothing(index_elements=_SOURCE)
         row = (await connection.execute(statement.returning(*turns.c), values)).one_or_none()
@@ -157,11 +176,11 @@ class Store:
             raise _Known
         return turn_of(row)
 
-    async def _known(self, connection: Connection, prompt: Prompt) -> Submitted:
+    async def _known(self, connection: Connection, prompt: Prompt) -> Stored:
         turn = turn_of((await connection.execute(sa.select(turns).where(*_from_source(prompt)))).one())
         query = sa.select(sessions).where(sessions.c.id == turn.session_id)
         session = session_of((await connection.execute(query)).one())
-        return Submitted(session, turn, fresh=False, new_session=False)
+        return Stored(Submitted(session, turn, fresh=False, new_session=False), 0, None)
 
     async def opened(self, session_id: SessionId, thread_ts: str) -> Session:
         """The door has posted the thread's root. Raises SessionError when that thread has another session."""
@@ -173,29 +192,36 @@ class Store:
     # -- what a session's runner does --------------------------------------------------------------------------------
 
     async def next_turn(self, session_id: SessionId) -> Turn | None:
-        """The turn that is running, else the queued one with the lowest ts."""
+        """The turn that is running, else a hurried one, else the queued one with the lowest ts."""
         query = (
             sa.select(turns)
             .where(turns.c.session_id == session_id, OPEN)
-            .order_by(turns.c.started_at.is_(None), turns.c.ts, turns.c.created_at, turns.c.id)
+            .order_by(turns.c.started_at.is_(None), turns.c.hurried.desc(), turns.c.ts, turns.c.created_at, turns.c.id)
             .limit(1)
         )
         async with self.db.read() as connection:
             row = (await connection.execute(query)).one_or_none()
         return turn_of(row) if row else None
 
-    async def begin(self, lease: Lease, turn_id: TurnId, container_id: str) -> tuple[Session, Turn] | None:
-        """The prompt is about to go to Claude. None: the turn has been settled meanwhile."""
+    async def begin(
+        self, lease: Lease, turn_id: TurnId, container_id: str, *, fresh: bool = False
+    ) -> tuple[Session, Turn] | None:
+        """The prompt is about to go to Claude. None: the turn has been settled meanwhile.
+
+        `fresh`: to a process that has not had it yet; counted in `attempts`.
+        """
         now = self.clock()
+        changes: dict[str, Any] = {"status": SessionState.WORKING.value, "container_id": container_id}
+        if fresh:  # so there is a volume, and soon a transcript again
+            changes |= {"retired_at": None, "archived_at": None}
         async with self.db.transaction() as connection:
-            session = await self._fenced(
-                connection, lease, status=SessionState.WORKING.value, container_id=container_id
-            )
+            session = await self._fenced(connection, lease, **changes)
             statement = (
                 sa.update(turns)
                 .where(turns.c.id == turn_id, OPEN)
                 .values(
                     state=TurnState.RUNNING.value,
+                    attempts=turns.c.attempts + int(fresh),
                     started_at=sa.func.coalesce(turns.c.started_at, sa.bindparam("now", now, turns.c.started_at.type)),
                 )
                 .returning(*turns.c)
@@ -225,6 +251,10 @@ class Store:
         statement = sa.update(sessions).where(*mine(lease)).values(**columns, updated_at=self.clock())
         return session_of(lease.held((await connection.execute(statement.returning(*sessions.c))).one_or_none()))
 
+    async def claim_asides(self, lease: Lease, turn: Turn) -> list_[Aside]:
+        """What was said in the thread before this turn and is to be given with it; the same when asked again."""
+        return await self.asides.claim(lease, turn)
+
     # -- what anybody may do ---------------------------------------------------------
 
     async def interrupt_queued(self, session_id: SessionId, by: str, sparing: TurnId | None) -> list[Turn]:
@@ -235,9 +265,12 @@ class Store:
         async with self.db.transaction() as connection:
             return [turn_of(row) for row in await connection.execute(statement)]
 
-    async def mark_delivered(self, turn_id: TurnId) -> None:
+    async def mark_delivered(self, turn_id: TurnId) -> SessionId | None:
+        """The turn's session; None when the turn is gone."""
+        statement = sa.update(turns).where(turns.c.id == turn_id).values(delivered=True).returning(turns.c.session_id)
         async with self.db.transaction() as connection:
-            await connection.execute(sa.update(turns).where(turns.c.id == turn_id).values(delivered=True))
+            row = (await connection.execute(statement)).one_or_none()
+        return SessionId(row.session_id) if row else None
 
     async def put_to_sleep(self, session_id: SessionId) -> Session | None:
         """Corrects a row that claims a worklet which is gone. None when another process runs the session."""
@@ -290,9 +323,18 @@ class Store:
         )
         return await self._sessions(query)
 
-    async def with_work(self) -> list_[SessionId]:
-        """Sessions with open turns, the one with the oldest turn first."""
-        query = sa.select(turns.c.session_id).where(OPEN).group_by(turns.c.session_id).order_by(sa.func.min(turns.c.ts))
+    async def with_work(self, owner: str | None = None) -> list_[SessionId]:
+        """Sessions with turns that are open or not delivered, the one with the oldest turn first.
+
+        Those that another process than `owner` holds are left out.
+        """
+        query = (
+            sa.select(turns.c.session_id)
+            .join(sessions, sessions.c.id == turns.c.session_id)
+            .where(UNDELIVERED, sa.or_(self.leases.free(), sessions.c.lease_owner == owner))
+            .group_by(turns.c.session_id)
+            .order_by(sa.func.min(turns.c.ts))
+        )
         async with self.db.read() as connection:
             return [SessionId(row[0]) for row in await connection.execute(query)]
 
@@ -302,17 +344,26 @@ class Store:
         async with self.db.read() as connection:
             return [turn_of(row) for row in await connection.execute(query)]
 
-    async def undelivered(self) -> list_[Waiting]:
-        """Turns whose end the door has not shown, in order."""
-        query = sa.select(turns).where(UNDELIVERED).order_by(turns.c.session_id, turns.c.ts, turns.c.created_at)
+    async def turn(self, turn_id: TurnId) -> Turn:
+        """Raises SessionNotFound."""
         async with self.db.read() as connection:
-            found = [turn_of(row) for row in await connection.execute(query)]
-        known = {session_id: await self.get(session_id) for session_id in {turn.session_id for turn in found}}
-        ahead: dict[SessionId, int] = {}
-        waiting = []
+            row = (await connection.execute(sa.select(turns).where(turns.c.id == turn_id))).one_or_none()
+        if row is None:
+            raise SessionNotFound("There is no such message any more.")
+        return turn_of(row)
+
+    async def undelivered(self, session_id: SessionId) -> list_[Waiting]:
+        """The session's turns whose end the door has not shown, in order."""
+        query = sa.select(turns).where(UNDELIVERED, turns.c.session_id == session_id)
+        async with self.db.read() as connection:
+            rows = await connection.execute(query.order_by(turns.c.ts, turns.c.created_at))
+            found = [turn_of(row) for row in rows]
+        if not found:
+            return []
+        session, ahead, waiting = await self.get(session_id), 0, []
         for turn in found:
-            waiting.append(Waiting(known[turn.session_id], turn, ahead.get(turn.session_id, 0)))
-            ahead[turn.session_id] = ahead.get(turn.session_id, 0) + (not turn.state.settled)
+            waiting.append(Waiting(session, turn, ahead))
+            ahead += not turn.state.settled
         return waiting
 
     async def _sessions(self, query: sa.Select[Any]) -> list_[Session]:
@@ -335,6 +386,14 @@ class Store:
 
 _THREAD = ["team", "channel", "thread_ts"]
 _SOURCE = ["team", "channel", "source_id"]
+
+
+@dataclass(frozen=True, slots=True)
+class _InThread:
+    session: Session
+    ahead: int
+    known: bool
+    holder: str | None
 
 
 class _Known(Exception):

@@ -1,0 +1,133 @@
+"""What people do to messages that wait: edit them, delete them, take them back, put them first.
+
+Slack may tell of an edit before it tells of the message: then the edit is kept, and found when the message comes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from sessions.db import Connection, Database
+from sessions.tables import OPEN, amendments, asides, turn_of, turns
+from sessions.types import Prompt, SessionId, Turn, TurnId, TurnState
+
+_LATE = 3600.0  # seconds: an edit of an older message overtakes nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """`text` None: the message was deleted."""
+
+    text: str | None
+    edited_ts: str
+
+
+class Edits:
+    """All methods raise StoreUnavailable when the database does not serve."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def amend(
+        self, team: str, channel: str, source_id: str, edited: Edited, *, by: str | None, now: datetime
+    ) -> Turn | None:
+        """The waiting turn of that message, as it is now. None: there is none."""
+        async with self._db.transaction(fast=True) as connection:
+            query = sa.select(turns.c.id).where(*_of(turns, team, channel, source_id))
+            if (await connection.execute(query)).one_or_none() is not None:
+                return await self._amend_turn(connection, (team, channel, source_id), edited, by, now)
+            if not await self._amend_aside(connection, (team, channel, source_id), edited):
+                await self._remember(connection, (team, channel, source_id), edited, now)
+        return None
+
+    async def _amend_turn(
+        self, connection: Connection, source: tuple[str, str, str], edited: Edited, by: str | None, now: datetime
+    ) -> Turn | None:
+        newer = sa.or_(turns.c.edited_ts.is_(None), turns.c.edited_ts < edited.edited_ts)
+        statement = sa.update(turns).where(*_of(turns, *source), _WAITS, newer)
+        if edited.text is None:
+            statement = statement.values(**_taken_back(by, now), edited_ts=edited.edited_ts)
+        else:
+            statement = statement.values(text=edited.text, edited_ts=edited.edited_ts)
+        row = (await connection.execute(statement.returning(*turns.c))).one_or_none()
+        return turn_of(row) if row else None
+
+    async def _amend_aside(self, connection: Connection, source: tuple[str, str, str], edited: Edited) -> bool:
+        """Of what Claude was not given yet. False: nobody said such a thing."""
+        where = _of(asides, *source)
+        if (await connection.execute(sa.select(asides.c.source_id).where(*where))).one_or_none() is None:
+            return False
+        if edited.text is None:
+            await connection.execute(sa.delete(asides).where(*where, asides.c.turn_id.is_(None)))
+        else:
+            statement = sa.update(asides).where(*where, asides.c.turn_id.is_(None))
+            await connection.execute(statement.values(text=edited.text))
+        return True
+
+    async def _remember(
+        self, connection: Connection, source: tuple[str, str, str], edited: Edited, now: datetime
+    ) -> None:
+        written = source[2].rpartition(":")[2]
+        if float(edited.edited_ts) - float(written) > _LATE:
+            return
+        where = _of(amendments, *source)
+        values = {"text": edited.text, "edited_ts": edited.edited_ts, "created_at": now}
+        known = dict(zip(("team", "channel", "source_id"), source, strict=True))
+        await connection.execute(self._db.insert(amendments).on_conflict_do_nothing(), known | values)
+        newer = amendments.c.edited_ts < edited.edited_ts
+        await connection.execute(sa.update(amendments).where(*where, newer).values(**values))
+
+    async def withdraw(self, turn_id: TurnId, by: str, now: datetime) -> Turn | None:
+        """None: the turn does not wait."""
+        statement = sa.update(turns).where(turns.c.id == turn_id, _WAITS).values(**_taken_back(by, now))
+        return await self._one(statement)
+
+    async def hurry(self, turn_id: TurnId) -> Turn | None:
+        """None: the turn does not wait."""
+        return await self._one(sa.update(turns).where(turns.c.id == turn_id, _WAITS).values(hurried=True))
+
+    async def ask_stop(self, session_id: SessionId, by: str) -> bool:
+        """Notes for the process that holds the session that its running turn is to end. False: none is open."""
+        first = (
+            sa.select(turns.c.id)
+            .where(turns.c.session_id == session_id, OPEN)
+            .order_by(turns.c.started_at.is_(None), turns.c.hurried.desc(), turns.c.ts, turns.c.created_at)
+            .limit(1)
+            .scalar_subquery()
+        )
+        return await self._one(sa.update(turns).where(turns.c.id == first).values(stop_asked=by)) is not None
+
+    async def stop_asked(self, turn_id: TurnId) -> str | None:
+        """Who asked for the turn's end, of an open one."""
+        query = sa.select(turns.c.stop_asked).where(turns.c.id == turn_id, OPEN)
+        async with self._db.read() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return row.stop_asked if row else None
+
+    async def _one(self, statement: Any) -> Turn | None:
+        async with self._db.transaction(fast=True) as connection:
+            row = (await connection.execute(statement.returning(*turns.c))).one_or_none()
+        return turn_of(row) if row else None
+
+
+async def overtaken(connection: Connection, prompt: Prompt) -> Edited | None:
+    """The edit or deletion of the prompt's message that came before the message."""
+    where = _of(amendments, prompt.thread.team, prompt.thread.channel, prompt.source_id)
+    query = sa.select(amendments.c.text, amendments.c.edited_ts).where(*where)
+    row = (await connection.execute(query)).one_or_none()
+    return Edited(row.text, row.edited_ts) if row else None
+
+
+_WAITS = sa.and_(OPEN, turns.c.started_at.is_(None))
+
+
+def _taken_back(by: str | None, now: datetime) -> dict[str, Any]:
+    return {"state": TurnState.WITHDRAWN.value, "stopped_by": by, "ended_at": now}
+
+
+def _of(table: sa.Table, team: str, channel: str, source_id: str) -> tuple[sa.ColumnElement[bool], ...]:
+    return table.c.team == team, table.c.channel == channel, table.c.source_id == source_id

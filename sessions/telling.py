@@ -1,0 +1,98 @@
+"""What observers are told of turns, and which turns this process shows.
+
+A turn is told from Queued to Settled once. Whoever holds a session tells its turns: a process that takes one over
+tells what is stored first, one that loses it tells Released and nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from config.logging import get_logger
+from sessions.events import LifeEvent, Observer, Queued, Released, Settled, Started
+from sessions.store import Store, Waiting
+from sessions.transcript import Transcript
+from sessions.types import Session, SessionId, Turn, TurnId, outcome_of
+from worklets.events import AgentEvent
+
+log = get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Told:
+    session: Session
+    turn: Turn
+    settled: bool = False
+
+
+class Telling:
+    def __init__(self, store: Store, transcript: Transcript) -> None:
+        self._store = store
+        self._transcript = transcript
+        self._observers: list[Observer] = []
+        self._told: dict[SessionId, dict[TurnId, _Told]] = {}  # announced and not delivered
+
+    def observe(self, observer: Observer) -> None:
+        self._observers.append(observer)
+
+    def shows(self, session_id: SessionId) -> bool:
+        """There are turns that were announced here and are not delivered yet."""
+        return session_id in self._told
+
+    def announce(self, session: Session, turn: Turn, ahead: int) -> bool:
+        """Queued, unless it was told. The first word about every turn."""
+        told = self._told.setdefault(session.id, {})
+        if turn.id in told:
+            return False
+        told[turn.id] = _Told(session, turn)
+        self._pass_on(session, turn, Queued(ahead))
+        return True
+
+    def tell(self, session: Session, turn: Turn, event: LifeEvent | AgentEvent) -> None:
+        """Drops what comes after the end, and what is about a turn that is not shown here."""
+        told = self._told.get(session.id, {}).get(turn.id)
+        if told is None or told.settled:
+            return
+        told.session, told.turn, told.settled = session, turn, isinstance(event, Settled)
+        self._pass_on(session, turn, event)
+
+    def delivered(self, session_id: SessionId, turn_id: TurnId) -> None:
+        told = self._told.get(session_id, {})
+        told.pop(turn_id, None)
+        if not told:
+            self._told.pop(session_id, None)
+
+    def release(self, session_id: SessionId) -> None:
+        """The session is another's now."""
+        for told in self._told.pop(session_id, {}).values():
+            self._pass_on(told.session, told.turn, Released())
+
+    async def catch_up(self, session_id: SessionId, mine: Callable[[], bool] = lambda: True) -> None:
+        """Tells what the table knows and observers do not: turns that are new here, and ends that others set."""
+        for waiting in await self._store.undelivered(session_id):
+            if not mine():
+                return
+            if self.announce(waiting.session, waiting.turn, waiting.ahead):
+                await self._replay(waiting)
+            elif outcome := outcome_of(waiting.turn):
+                self.tell(waiting.session, waiting.turn, Settled(outcome, waiting.turn.seconds))
+
+    async def _replay(self, waiting: Waiting) -> None:
+        session, turn = waiting.session, waiting.turn
+        if turn.started_at is not None:
+            self.tell(session, turn, Started())
+        cursor = 0
+        while entries := await self._transcript.read(session.id, turn_id=turn.id, after=cursor):
+            for entry in entries:
+                self.tell(session, turn, entry.event)
+            cursor = entries[-1].cursor
+        if outcome := outcome_of(turn):
+            self.tell(session, turn, Settled(outcome, turn.seconds))
+
+    def _pass_on(self, session: Session, turn: Turn, event: LifeEvent | AgentEvent) -> None:
+        for observer in self._observers:
+            try:
+                observer(session, turn, event)
+            except Exception:
+                log.exception("an observer failed", observer=repr(observer), session=session.id, turn=turn.id)
