@@ -38,7 +38,7 @@ provision: ## Debian: a Docker engine with its base image, PostgreSQL, Chromium,
 image: setup ## build the worklet image
 	$(BIN)/flow image build
 
-bench: setup ## figures: acknowledgement, first message, staleness, CPU
+bench: setup ## figures: acknowledgement, first message, staleness, CPU, restart, memory, the reaper
 	$(BIN)/python -m benchmarks
 
 lock: ## pin the dependencies of pyproject.toml anew, with hashes (needs uv)

@@ -10,7 +10,7 @@ import logging
 from benchmarks.harness import Row, machine, say, table
 from config.logging import configure
 
-FIGURES = ("start", "ack", "first", "staleness", "cpu")
+FIGURES = ("start", "restart", "ack", "first", "staleness", "cpu", "memory", "sweep")
 
 
 def main() -> None:

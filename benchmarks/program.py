@@ -24,20 +24,42 @@ _KEY = "sk-ant-benchmark"
 _READY_SECONDS = 60.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class World:
     """`ready_after`: seconds from the start of the process to its line that it is ready."""
 
     slack: SlackSimulator
     model: ScriptedModel
-    process: asyncio.subprocess.Process
-    ready_after: float
     share: Path
+    env: dict[str, str]
+    _process: asyncio.subprocess.Process | None = None
+    ready_after: float = 0.0
+
+    @property
+    def process(self) -> asyncio.subprocess.Process:
+        assert self._process is not None, "the program was not started"
+        return self._process
+
+    async def start(self) -> None:
+        """RuntimeError if it does not get ready."""
+        self._process, self.ready_after = await _started(self.env, self.share.parent)
+
+    async def end(self, sig: signal.Signals = signal.SIGTERM) -> None:
+        """Its worklets work on."""
+        if self._process is not None:
+            await _ended(self._process, sig)
 
     def rss(self) -> int:
         """Resident memory of the program in KiB."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
-        return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])
+        return self._kibibytes("status", "VmRSS")
+
+    def pss(self) -> int:
+        """Like `rss`, but pages shared with other processes count by their share."""
+        return self._kibibytes("smaps_rollup", "Pss")
+
+    def _kibibytes(self, file: str, field: str) -> int:
+        lines = Path(f"/proc/{self.process.pid}/{file}").read_text(encoding="ascii").splitlines()
+        return int(next(line for line in lines if line.startswith(f"{field}:")).split()[1])
 
     def cpu(self) -> float:
         """Seconds of CPU that the program itself has used, its children left out."""
@@ -71,20 +93,21 @@ async def running(runtime: str, **settings: str) -> AsyncIterator[World]:
                 "FLOW_GRACE": "1s",
                 **settings,
             }
-            log = Path(home) / "log"
+            world = World(slack, model, share, env)
             try:
-                process, ready_after = await _started(env, home, log)
+                await world.start()
                 try:
-                    yield World(slack, model, process, ready_after, share)
+                    yield world
                 finally:
-                    await _ended(process)
+                    await world.end()
             finally:
                 await _remove_worklets(runtime, share)
 
 
-async def _started(env: dict[str, str], cwd: str, log: Path) -> tuple[asyncio.subprocess.Process, float]:
+async def _started(env: dict[str, str], cwd: Path) -> tuple[asyncio.subprocess.Process, float]:
+    log = cwd / "log"
     began = time.perf_counter()
-    with log.open("wb") as errors:
+    with log.open("ab") as errors:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "bot", "serve", env={**env, "PYTHONPATH": str(ROOT)}, cwd=cwd,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import pwd
 import secrets
@@ -19,7 +20,7 @@ import asyncpg
 import pytest
 
 
-def _programs() -> Path | None:
+def programs() -> Path | None:
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     return found[-1].parent if found else None
 
@@ -42,23 +43,31 @@ def _unprivileged() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """The address of a running cluster, without a database: "postgresql://flow@127.0.0.1:<port>"."""
-    programs = _programs()
-    if programs is None:
+    if programs() is None:
         pytest.skip("PostgreSQL's server programs are missing: make provision")
+    with cluster() as address:
+        yield address
+
+
+@contextlib.contextmanager
+def cluster(**changes: str) -> Iterator[str]:
+    """Like `postgres_server`; the benchmarks use it too. `changes`: settings of the server."""
+    found = programs()
+    assert found is not None
     account = _unprivileged()
     home = Path(tempfile.mkdtemp(prefix="flow-postgres-"))
     if account:
         os.chown(home, account["user"], account["group"])
     port, data = _free_port(), home / "data"
     subprocess.run(
-        [programs / "initdb", "-D", data, "-U", "flow", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],
+        [found / "initdb", "-D", data, "-U", "flow", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],
         check=True, capture_output=True, cwd=home, **account,
     )  # fmt: skip
-    settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off"}
+    settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off", **changes}
     options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
     with (home / "log").open("wb") as output:
         server = subprocess.Popen(
-            [programs / "postgres", "-D", data, *options], stdout=output, stderr=output, cwd=home, **account
+            [found / "postgres", "-D", data, *options], stdout=output, stderr=output, cwd=home, **account
         )
     try:
         address = f"postgresql://flow@127.0.0.1:{port}"
