@@ -149,7 +149,9 @@ class Sessions:
             log.info("turn stored", session=session.id, turn=turn.id, ahead=stored.ahead)
             if stored.holder in (None, self.owner):
                 self._telling.announce(session, turn, stored.ahead)
-            await self._ring_all(session.id)
+                self._ring_here(session.id)
+            elif self._bell is not None:
+                await self._bell.ring(session.id)
         return submitted
 
     async def overheard(self, asides: Sequence[Aside]) -> None:
@@ -397,12 +399,15 @@ class Sessions:
 
     async def _ring_all(self, session_id: SessionId) -> None:
         """Here, and wherever else the session may be run."""
+        self._ring_here(session_id)
+        if self._bell is not None:
+            await self._bell.ring(session_id)
+
+    def _ring_here(self, session_id: SessionId) -> None:
         if live := self._live.get(session_id):
             live.ring()
         elif not self._draining:
             self._start(session_id)
-        if self._bell is not None:
-            await self._bell.ring(session_id)
 
     def _heard(self, session_id: SessionId) -> None:
         """Something may have changed in the table behind a live session's back."""

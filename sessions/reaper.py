@@ -99,7 +99,7 @@ class Reaper:
             log.info("its worklet is gone: the session sleeps", session=session.id)
 
     async def _ring(self) -> None:
-        for session_id in await self._store.with_work():
+        for session_id in await self._store.with_work(self._sessions.owner):
             self._sessions.ring(session_id)
 
     async def _put_to_sleep(self) -> None:

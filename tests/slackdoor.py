@@ -105,7 +105,6 @@ def starter(path: Path, slack: SlackSimulator, host: ScriptedHost) -> Start:
                     door = Door(sessions, show, client, me, "1.2.3", "scripted")
                     socket = SlackSocket(**tokens, ping_interval=2)
                     async with show.outbox, door.after:
-                        await sessions.replay()
                         await Reaper(sessions, store, host, session_timeout=timedelta(minutes=30)).sweep()
                         if connect:
                             tasks.start(socket.run(build_app(door)), "socket")

@@ -81,7 +81,7 @@ async def acquire(store: Store, session_id: SessionId, owner: str = "me", ttl: f
 async def submit(store: Store, *args: Any, **changes: Any) -> Any:
     stored = await store.submit(prompt(*args, **changes))
     assert stored is not None
-    return stored[0]
+    return stored.submitted
 
 
 async def test_migrations_make_what_the_code_expects(dsn: str, db: Database) -> None:
@@ -132,16 +132,16 @@ async def test_a_slash_command_that_arrives_twice_makes_one_session(store: Store
 
 async def test_one_message_at_the_same_moment_is_one_turn_in_one_session(store: Store) -> None:
     got = await asyncio.gather(*(store.submit(prompt()) for _ in range(8)))
-    assert len({one[0].turn.id for one in got if one}) == 1
-    assert sum(one[0].fresh for one in got if one) == 1
+    assert len({one.submitted.turn.id for one in got if one}) == 1
+    assert sum(one.submitted.fresh for one in got if one) == 1
     assert len(await store.list()) == 1
 
 
 async def test_different_messages_at_the_same_moment_share_the_threads_session(store: Store) -> None:
     got = await asyncio.gather(*(store.submit(prompt(f"C1:{n}", f"1700000000.{n:06}")) for n in range(8)))
-    assert len({one[0].session.id for one in got if one}) == 1
-    assert sum(one[0].new_session for one in got if one) >= 1
-    assert len(await store.turns(got[0][0].session.id)) == 8  # type: ignore[index]
+    assert len({one.submitted.session.id for one in got if one}) == 1
+    assert sum(one.submitted.new_session for one in got if one) >= 1
+    assert len(await store.turns(got[0].submitted.session.id)) == 8  # type: ignore[union-attr]
 
 
 async def test_a_reply_without_a_session_starts_none(store: Store) -> None:
@@ -170,7 +170,7 @@ async def test_turns_come_in_the_order_of_their_timestamps_and_know_who_is_ahead
     early = await store.submit(prompt("C1:2", "1700000002.000000"))
     assert late
     assert early
-    assert (late[1], early[1]) == (1, 1)
+    assert (late.ahead, early.ahead) == (1, 1)
     lease = await acquire(store, first.session.id)
     order = []
     while turn := await store.next_turn(first.session.id):
@@ -189,7 +189,7 @@ async def test_the_running_turn_comes_before_an_older_one_that_arrives_late(stor
     await store.begin(lease, first.turn.id, "box")
     stored = await store.submit(prompt("C1:2", "1700000001.000000"))
     assert stored
-    assert stored[1] == 1, "the running turn comes first"
+    assert stored.ahead == 1, "the running turn comes first"
     running = await store.next_turn(first.session.id)
     assert running
     assert running.id == first.turn.id
@@ -304,7 +304,11 @@ async def test_idle_sessions_are_found_by_their_last_activity(store: Store, cloc
     assert [one.id for one in idle] == [made[0].session.id, made[2].session.id], "one has an open turn"
     assert await store.idle_since(clock.now - timedelta(minutes=10), limit=1) == idle[:1]
     assert await store.idle_since(clock.now - timedelta(minutes=31)) == []
-    assert await store.with_work() == [made[1].session.id]
+    for one in (made[0], made[2]):
+        assert await store.mark_delivered(one.turn.id) == one.session.id
+    assert await store.with_work("me") == [made[1].session.id]
+    if not store.db.exclusive:
+        assert await store.with_work("another") == [], "it is held"
 
 
 async def test_live_ones_and_those_of_a_person(store: Store) -> None:
@@ -328,11 +332,11 @@ async def test_undelivered_turns_in_order_with_who_is_ahead(store: Store) -> Non
     lease = await acquire(store, first.session.id)
     await store.begin(lease, first.turn.id, "box")
     await store.settle(lease, first.turn.id, Done(), state=SessionState.IDLE, container_id="box")
-    found = await store.undelivered()
+    found = await store.undelivered(first.session.id)
     assert [one.turn.id for one in found] == [first.turn.id, second.turn.id, third.turn.id]
     assert [one.ahead for one in found] == [0, 0, 1]
     await store.mark_delivered(first.turn.id)
-    assert [one.turn.id for one in await store.undelivered()] == [second.turn.id, third.turn.id]
+    assert [one.turn.id for one in await store.undelivered(first.session.id)] == [second.turn.id, third.turn.id]
 
 
 async def test_dropping_queued_turns_spares_the_running_one_and_the_current(store: Store) -> None:
@@ -360,9 +364,9 @@ async def test_frequent_questions_use_their_indexes(store: Store, db: Database) 
     await store.live()
     await store.idle_since(datetime.now(UTC))
     await store.with_work()
-    await store.undelivered()
+    await store.undelivered(SessionId("x"))
     sa.event.remove(db.engine.sync_engine, "before_cursor_execute", note)
-    indexes = ["ix_turns_open", "ix_sessions_live", "ix_sessions_idle", "ix_turns_open", "ix_turns_undelivered"]
+    indexes = ["ix_turns_open", "ix_sessions_live", "ix_sessions_idle", *["ix_turns_undelivered"] * 2]
     for statement, index in zip(asked, indexes, strict=True):
         assert index in await _plan(db, statement), statement
 

@@ -65,7 +65,7 @@ async def test_a_row_whose_container_is_gone_is_corrected(start: Any, host: Scri
         await after.reaper.sweep()
         session = await after.sessions.get(asked.session.id)
         assert (session.state, session.container_id) == (SessionState.ASLEEP, None)
-        assert not after.sessions.is_live(asked.session.id)
+        await until(lambda: not after.sessions.is_live(asked.session.id))
 
 
 async def test_an_adopted_session_whose_container_dies_is_corrected(start: Any, host: ScriptedHost) -> None:
@@ -83,9 +83,9 @@ async def test_an_adopted_session_whose_container_dies_is_corrected(start: Any, 
 async def test_a_queued_turn_without_a_task_is_rung(heart: Heart) -> None:
     stored = await heart.sessions.store.submit(_prompt())
     assert stored
-    assert not heart.sessions.is_live(stored[0].session.id)
+    assert not heart.sessions.is_live(stored.submitted.session.id)
     await heart.reaper.sweep()
-    assert await heart.settled(stored[0]) == Done()
+    assert await heart.settled(stored.submitted) == Done()
 
 
 async def test_a_runtime_that_is_down_does_not_stop_the_rest_of_the_pass(heart: Heart) -> None:
@@ -93,7 +93,7 @@ async def test_a_runtime_that_is_down_does_not_stop_the_rest_of_the_pass(heart: 
     stored = await heart.sessions.store.submit(_prompt())
     assert stored
     await heart.reaper.sweep()
-    await heart.settled(stored[0])
+    await heart.settled(stored.submitted)
     assert heart.reaper.last_sweep is not None
 
 

@@ -17,7 +17,6 @@ from worklets.events import PASSING, AgentReady, Text, TextDelta, ToolFinished
 
 async def come_back(heart: Heart) -> None:
     """What the composition root does at boot."""
-    await heart.sessions.replay()
     await heart.reaper.sweep()
 
 
@@ -149,7 +148,7 @@ async def test_replay_tells_settled_turns_until_they_are_delivered(start: Any) -
         asked = await before.ask("hello")
         await before.settled(asked)
     async with start() as after:
-        await after.sessions.replay()
+        await come_back(after)
         assert await after.settled(asked.turn.id) == Done()
         told = after.events(asked.turn.id)
         assert [type(event) for event in told[:3]] == [Queued, Started, AgentReady]
@@ -157,7 +156,7 @@ async def test_replay_tells_settled_turns_until_they_are_delivered(start: Any) -
         assert told[-1].seconds is not None
         await after.sessions.delivered(asked.turn.id)
     async with start() as later:
-        await later.sessions.replay()
+        await come_back(later)
         assert later.told == []
 
 

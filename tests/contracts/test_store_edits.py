@@ -1,0 +1,198 @@
+"""Edits, deletions, asides, Now and stop in the table: the same on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from postgres import postgres_dsn, postgres_server  # noqa: F401 - fixtures
+
+import migrations
+from sessions.db import open_database
+from sessions.edits import Edited
+from sessions.errors import LeaseLost, SessionNotFound
+from sessions.store import Store
+from sessions.types import Aside, Prompt, SessionState, ThreadId, TurnState, Withdrawn, outcome_of
+
+THREAD = ThreadId("T1", "C1", "1700000000.000100")
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def dsn(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite://{tmp_path}/db.sqlite"
+    return str(request.getfixturevalue("postgres_dsn"))
+
+
+@pytest.fixture
+async def store(dsn: str) -> AsyncIterator[Store]:
+    await migrations.upgrade(dsn)
+    db = open_database(dsn, exclusive=False)
+    try:
+        yield Store(db, lambda: NOW)
+    finally:
+        await db.close()
+
+
+def prompt(ts: str, text: str = "hello", **changes: Any) -> Prompt:
+    values = {"thread": THREAD, "source_id": f"C1:{ts}", "ts": ts, "user_id": "U1", "text": text}
+    return Prompt(**{**values, **changes})
+
+
+async def submit(store: Store, ts: str, text: str = "hello", **changes: Any) -> Any:
+    stored = await store.submit(prompt(ts, text, **changes))
+    assert stored is not None
+    return stored.submitted
+
+
+def aside(ts: str, text: str = "by the way") -> Aside:
+    return Aside(THREAD, f"C1:{ts}", ts, "U2", "Jonas", text)
+
+
+async def amend(store: Store, ts: str, text: str | None, edited_ts: str) -> Any:
+    return await store.edits.amend("T1", "C1", f"C1:{ts}", Edited(text, edited_ts), by="U1", now=NOW)
+
+
+async def begin(store: Store, one: Any, owner: str = "me") -> Any:
+    got = await store.leases.acquire(one.session.id, owner, 30)
+    assert got is not None
+    assert await store.begin(got[0], one.turn.id, "box", fresh=True)
+    return got[0]
+
+
+async def test_an_edit_reaches_a_turn_that_waits_and_the_newest_counts(store: Store) -> None:
+    one = await submit(store, "1700000001.000000")
+    assert (await amend(store, "1700000001.000000", "second", "1700000003.000000")).text == "second"
+    assert await amend(store, "1700000001.000000", "first", "1700000002.000000") is None, "it came late"
+    assert (await store.turn(one.turn.id)).text == "second"
+
+
+async def test_a_running_turn_follows_no_edit(store: Store) -> None:
+    one = await submit(store, "1700000001.000000")
+    await begin(store, one)
+    assert await amend(store, "1700000001.000000", "too late", "1700000003.000000") is None
+    assert await amend(store, "1700000001.000000", None, "1700000004.000000") is None
+    assert (await store.turn(one.turn.id)).text == "hello"
+
+
+async def test_a_deleted_message_takes_its_turn_back(store: Store) -> None:
+    one = await submit(store, "1700000001.000000")
+    gone = await amend(store, "1700000001.000000", None, "1700000003.000000")
+    assert gone.state is TurnState.WITHDRAWN
+    assert outcome_of(gone) == Withdrawn("U1")
+    assert await store.next_turn(one.session.id) is None
+
+
+async def test_an_edit_that_overtakes_its_message_counts(store: Store) -> None:
+    await submit(store, "1700000001.000000")
+    await amend(store, "1700000002.000000", "older", "1700000003.000000")
+    await amend(store, "1700000002.000000", "newer", "1700000005.000000")
+    await amend(store, "1700000002.000000", "oldest", "1700000002.500000")
+    late = await submit(store, "1700000002.000000", "as first written")
+    assert late.turn.text == "newer"
+    assert await amend(store, "1700000002.000000", "older", "1700000004.000000") is None
+    assert (await store.turn(late.turn.id)).text == "newer"
+
+
+async def test_a_deletion_that_overtakes_its_message_makes_it_nothing(store: Store) -> None:
+    await amend(store, "1700000002.000000", None, "1700000003.000000")
+    assert await store.submit(prompt("1700000002.000000")) is None
+    assert await store.list() == []
+
+
+async def test_edits_of_old_messages_are_not_kept(store: Store) -> None:
+    await amend(store, "1700000002.000000", None, "1700009999.000000")
+    assert await store.submit(prompt("1700000002.000000")) is not None
+
+
+async def test_only_a_waiting_turn_is_taken_back_or_hurried(store: Store) -> None:
+    one, two, three = [await submit(store, f"170000000{n}.000000") for n in (1, 2, 3)]
+    await begin(store, one)
+    assert await store.edits.withdraw(one.turn.id, "U1", NOW) is None
+    assert await store.edits.hurry(one.turn.id) is None
+    taken = await store.edits.withdraw(two.turn.id, "U7", NOW)
+    assert taken is not None
+    assert outcome_of(taken) == Withdrawn("U7")
+    assert await store.edits.hurry(two.turn.id) is None
+    four = await submit(store, "1700000004.000000")
+    assert (await store.edits.hurry(four.turn.id)) is not None
+    running = await store.next_turn(one.session.id)
+    assert running is not None
+    assert running.id == one.turn.id, "what runs stays first"
+    lease = await store.leases.acquire(one.session.id, "me", 30)
+    assert lease is not None
+    await store.settle(lease[0], one.turn.id, Withdrawn(), state=SessionState.IDLE, container_id="box")
+    following = await store.next_turn(one.session.id)
+    assert following is not None
+    assert (following.id, following.hurried) == (four.turn.id, True)
+    assert three.turn.id != following.id
+
+
+async def test_whoever_runs_the_turn_finds_that_its_end_is_asked(store: Store) -> None:
+    one = await submit(store, "1700000001.000000")
+    await submit(store, "1700000002.000000")
+    await begin(store, one)
+    assert await store.edits.stop_asked(one.turn.id) is None
+    assert await store.edits.ask_stop(one.session.id, "U3")
+    assert await store.edits.stop_asked(one.turn.id) == "U3"
+
+
+async def test_asides_go_with_the_next_turn_once_and_the_same_again(store: Store) -> None:
+    await store.asides.add([aside("1700000000.500000", "of a thread without a session")], NOW)
+    one = await submit(store, "1700000001.000000")
+    await store.asides.add([aside("1700000002.000000", "b"), aside("1700000001.500000", "a")], NOW)
+    await store.asides.add([aside("1700000002.000000", "b again")], NOW)
+    await store.asides.add([aside("1700000009.000000", "later")], NOW)
+    two = await submit(store, "1700000003.000000")
+    lease = await begin(store, one)
+    assert await store.claim_asides(lease, one.turn) == []
+    for _ in range(2):
+        assert [one.text for one in await store.claim_asides(lease, two.turn)] == ["a", "b"]
+    assert await store.asides.newest(THREAD) == "1700000009.000000"
+    await store.leases.release([lease])
+    with pytest.raises(LeaseLost):
+        await store.claim_asides(lease, two.turn)
+
+
+async def test_asides_follow_their_messages(store: Store) -> None:
+    one = await submit(store, "1700000001.000000")
+    await store.asides.add([aside("1700000000.100000", "as written"), aside("1700000000.200000", "to be deleted")], NOW)
+    await amend(store, "1700000000.100000", "as edited", "1700000000.300000")
+    await amend(store, "1700000000.200000", None, "1700000000.300000")
+    await amend(store, "1700000000.400000", None, "1700000000.500000")
+    await store.asides.add([aside("1700000000.400000", "deleted before it came")], NOW)
+    lease = await begin(store, one)
+    assert [one.text for one in await store.claim_asides(lease, one.turn)] == ["as edited"]
+
+
+async def test_each_process_that_has_the_prompt_counts(store: Store) -> None:
+    one = await submit(store, "1700000001.000000")
+    lease = await begin(store, one)
+    await store.begin(lease, one.turn.id, "box")
+    again = await store.begin(lease, one.turn.id, "other box", fresh=True)
+    assert again is not None
+    assert again[1].attempts == 2
+
+
+async def test_submitting_tells_who_holds_the_session(store: Store) -> None:
+    first = await store.submit(prompt("1700000001.000000"))
+    assert first is not None
+    assert first.holder is None
+    await store.leases.acquire(first.submitted.session.id, "somebody", 30)
+    second = await store.submit(prompt("1700000002.000000"))
+    assert second is not None
+    assert (second.holder, second.ahead) == ("somebody", 1)
+    await store.leases.acquire(first.submitted.session.id, "somebody", -1)
+    third = await store.submit(prompt("1700000003.000000"))
+    assert third is not None
+    assert third.holder is None, "the lease has run out"
+
+
+async def test_a_turn_that_is_not_there_is_said(store: Store) -> None:
+    with pytest.raises(SessionNotFound):
+        await store.turn("nowhere")  # type: ignore[arg-type]
+    assert await store.mark_delivered("nowhere") is None  # type: ignore[arg-type]
