@@ -41,7 +41,7 @@ async def revision(dsn: str) -> str | None:
 
 
 def _sqlite_revision(dsn: Dsn, path: Path) -> str | None:
-    from sessions.db import translated
+    from sessions.outage import translated
 
     if not path.exists():
         return None
@@ -61,7 +61,7 @@ def _sqlite_revision(dsn: Dsn, path: Path) -> str | None:
 async def _postgres_revision(dsn: Dsn) -> str | None:
     import asyncpg
 
-    from sessions.db import translated
+    from sessions.outage import translated
 
     with translated(dsn):
         connection = await asyncpg.connect(dsn.url, timeout=10)
@@ -75,7 +75,8 @@ async def _postgres_revision(dsn: Dsn) -> str | None:
 
 
 async def _apply(dsn: Dsn) -> None:
-    from sessions.db import create_engine, translated
+    from sessions.engines import create_engine
+    from sessions.outage import translated
 
     config = await asyncio.to_thread(_config)  # importing Alembic takes a while
     if dsn.path is not None:

@@ -11,22 +11,28 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import sqlite3
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from typing import IO, Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from config.logging import get_logger
 from sessions import sqlite
 from sessions.dsn import Dsn, parse_dsn
+from sessions.engines import create_engine
 from sessions.errors import StoreBusy, StoreUnavailable
+from sessions.outage import Outage, is_locked, translated
+
+log = get_logger(__name__)
 
 T = TypeVar("T")
 
-_BUSY_MS = 5000  # another process (`flow sessions list`) may hold the file for a moment
+_FAST = 2.0  # seconds that Slack's listeners wait for a write; Slack itself waits for 3
+_SLOW = 10.0  # seconds for any other transaction as a whole
+_BUSY = 0.4  # for one try at a lock that another process (`flow db upgrade`, a backup) holds
 
 
 class Connection:
@@ -54,57 +60,185 @@ class Database:
         self.exclusive = lock is not None
         self.sqlite = dsn.path is not None
         self.engine = engine
+        self.outage = Outage()
         self._lock_file = lock
         self._writers = sqlite.Writers() if self.sqlite else None
+        self._abandoned: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
     async def transaction(self, *, fast: bool = False) -> AsyncIterator[Connection]:
         """A connection in a transaction that may write. Commits at the end. Raises StoreUnavailable.
 
-        `fast`: somebody outside waits for it; on SQLite it goes before writes that are not.
+        `fast`: somebody outside waits for it. On SQLite it goes before writes that are not; and where it cannot be done
+        in the time that Slack gives an acknowledgement, it fails, so that whoever waits can be told.
         """
-        turn = self._writers.turn(fast=fast) if self._writers else contextlib.nullcontext()
-        async with turn, self._connection(flow_writes=True) as connection:
-            transaction = connection.begin()
-            await unbroken(transaction.start())
-            try:
-                yield Connection(connection)
-            except BaseException:
-                await unbroken(transaction.rollback())
-                raise
-            await unbroken(transaction.commit())
+        deadline = _now() + (_FAST if fast else _SLOW)
+        with self._noted(writes=True):
+            async with self._writing(deadline, fast=fast) as connection:
+                transaction = connection.get_transaction()
+                assert transaction is not None
+                try:
+                    yield Connection(connection)
+                except BaseException:
+                    await unbroken(transaction.rollback())
+                    raise
+                await unbroken(transaction.commit())
 
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[Connection]:
         """A connection for queries. On SQLite each statement sees the latest commit. Raises StoreUnavailable."""
-        async with self._connection() as connection:
-            yield Connection(connection)
+        with self._noted(writes=False):
+            async with self._connection(_now() + _SLOW) as connection:
+                yield Connection(connection)
+
+    @contextlib.contextmanager
+    def _noted(self, *, writes: bool) -> Iterator[None]:
+        """What a full disk or a lock forbids on SQLite is to write: that reads go on says nothing."""
+        try:
+            with translated(self.dsn):
+                yield
+        except StoreUnavailable as error:
+            self.outage.failed(error.sentence())
+            raise
+        if writes or not self.sqlite:
+            self.outage.served()
 
     @contextlib.asynccontextmanager
-    async def _connection(self, **options: Any) -> AsyncIterator[AsyncConnection]:
-        with translated(self.dsn):
-            connection = self.engine.connect()
-            try:
-                await unbroken(connection.start())
-                await connection.execution_options(**options)
+    async def _writing(self, deadline: float, *, fast: bool) -> AsyncIterator[AsyncConnection]:
+        """Waits for another program's lock in short pieces: in each pause a fast write goes first."""
+        if self._writers is None:
+            async with self._connection(deadline, flow_writes=True) as connection:
                 yield connection
+            return
+        while True:
+            async with self._turn(deadline, fast=fast), contextlib.AsyncExitStack() as stack:
+                try:
+                    opening = self._connection(deadline, flow_writes=True)
+                    connection = await stack.enter_async_context(opening)
+                except sa.exc.OperationalError as error:
+                    if not is_locked(error) or _now() >= deadline:
+                        raise
+                else:
+                    yield connection
+                    return
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, deadline: float, *, fast: bool) -> AsyncIterator[None]:
+        assert self._writers is not None
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await stack.enter_async_context(self._writers.turn(fast=fast))
+            except TimeoutError:
+                raise StoreUnavailable(f"The database is too slow: writes wait for each other. ({self.dsn})") from None
+            yield
+
+    @contextlib.asynccontextmanager
+    async def _connection(self, deadline: float, **options: Any) -> AsyncIterator[AsyncConnection]:
+        """In a transaction, given back clean whatever happened. A PostgreSQL that is silent is left at the deadline."""
+        connection, watch = await self._open(deadline, options)
+        try:
+            yield connection
+        finally:
+            try:
+                await self._give_back(connection)
             finally:
-                if connection.sync_connection is not None:
-                    await unbroken(connection.close())
+                if watch is not None:
+                    watch.cancel()
+
+    async def _open(
+        self, deadline: float, options: Mapping[str, Any]
+    ) -> tuple[AsyncConnection, asyncio.TimerHandle | None]:
+        """A pooled connection may have died with its server: then all of them have, and the next one is new."""
+        again = not self.sqlite
+        while True:
+            connection = self.engine.connect()
+            await self._start(connection, deadline)
+            watch = None if self.sqlite else asyncio.get_running_loop().call_at(deadline, _cut, connection)
+            try:
+                await connection.execution_options(**options)
+                await unbroken(connection.begin().start())
+                if not self.sqlite:
+                    await unbroken(connection.exec_driver_sql("select 1"))
+            except BaseException as error:
+                if watch is not None:
+                    watch.cancel()
+                await self._give_back(connection)
+                if again and getattr(error, "connection_invalidated", False) and _now() < deadline:
+                    again = False
+                    continue
+                raise
+            return connection, watch
+
+    async def _start(self, connection: AsyncConnection, deadline: float) -> None:
+        """Takes a connection out of the pool, or makes one."""
+        starting = asyncio.ensure_future(connection.start())
+        try:
+            await asyncio.wait([starting], timeout=max(0.0, deadline - _now()))
+        finally:
+            if not starting.done():
+                self._abandon(starting, connection)
+        if not starting.done():
+            who = "The database" if self.sqlite else "PostgreSQL"
+            raise StoreUnavailable(f"{who} does not answer in time. ({self.dsn})")
+        starting.result()
+
+    def _abandon(self, starting: asyncio.Future[Any], connection: AsyncConnection) -> None:
+        """Cutting it off could lose the connection's slot: it goes back to the pool when it has arrived."""
+
+        async def give_back() -> None:
+            await asyncio.wait([starting])
+            if not starting.cancelled() and starting.exception() is None:
+                await self._give_back(connection)
+
+        task = asyncio.create_task(give_back(), name="a connection that came too late")
+        self._abandoned.add(task)
+        task.add_done_callback(self._abandoned.discard)
+
+    async def _give_back(self, connection: AsyncConnection) -> None:
+        if connection.sync_connection is None:
+            return
+        try:
+            # After a commit that failed (a full disk) SQLite may still be in the transaction, with its lock.
+            if self.sqlite and not connection.invalidated and (driver := _driver(connection)).in_transaction:
+                await unbroken(driver.rollback())
+        except Exception as error:  # noqa: BLE001 - such a connection is of no more use, whatever it says
+            log.debug("a connection is thrown away", error=str(error))
+            await unbroken(connection.invalidate())
+        finally:
+            await unbroken(connection.close())
 
     def insert(self, table: sa.Table) -> Any:
         """An INSERT with this database's `on_conflict_do_nothing`."""
         return sqlite_insert(table) if self.sqlite else postgres_insert(table)
 
     async def check(self) -> None:
-        """Raises StoreUnavailable when the database does not answer."""
-        async with self.read() as connection:
-            await connection.execute(sa.text("select 1"))
+        """Raises StoreUnavailable when the database does not answer, or cannot be written."""
+        async with self.transaction(fast=True) as connection:
+            await connection.execute(sa.text("update alembic_version set version_num = version_num"))
 
     async def close(self) -> None:
+        if self._abandoned:
+            await asyncio.wait(self._abandoned)
         await self.engine.dispose()
         if self._lock_file is not None:
             self._lock_file.close()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _driver(connection: AsyncConnection) -> Any:
+    """The driver's own connection, of aiosqlite or asyncpg."""
+    assert connection.sync_connection is not None
+    return connection.sync_connection.connection.driver_connection
+
+
+def _cut(connection: AsyncConnection) -> None:
+    """The server is silent: whoever waits for it fails at once, and the pool is renewed."""
+    if connection.sync_connection is not None and not connection.closed and not connection.invalidated:
+        _driver(connection).terminate()
 
 
 async def unbroken(work: Coroutine[Any, Any, T]) -> T:
@@ -132,11 +266,7 @@ def open_database(dsn: str, *, exclusive: bool = True) -> Database:
     """
     parsed = parse_dsn(dsn)
     lock = _lock(parsed) if exclusive and parsed.path is not None else None
-    return Database(parsed, create_engine(parsed), lock)
-
-
-def create_engine(dsn: Dsn) -> AsyncEngine:
-    return _sqlite_engine(dsn) if dsn.path is not None else _postgres_engine(dsn)
+    return Database(parsed, create_engine(parsed, busy=_BUSY), lock)
 
 
 def _lock(dsn: Dsn) -> IO[bytes]:
@@ -155,101 +285,3 @@ def _lock(dsn: Dsn) -> IO[bytes]:
         file.close()
         raise StoreBusy(f"Another Flow is running on {dsn.path}.") from error
     return file
-
-
-def _sqlite_engine(dsn: Dsn) -> AsyncEngine:
-    url = sa.URL.create("sqlite+aiosqlite", database=str(dsn.path))
-    engine = create_async_engine(
-        url,
-        # The driver opens no transactions of its own; ours begin in `_begin`.
-        connect_args={"isolation_level": None, "timeout": _BUSY_MS / 1000, "async_creator_fn": sqlite.connect},
-        pool_size=4,
-        max_overflow=0,
-        pool_timeout=30,
-        pool_reset_on_return=None,  # each of our transactions ends itself; a reset is one more trip to the thread
-    )
-    sa.event.listen(engine.sync_engine, "connect", _pragmas)
-    sa.event.listen(engine.sync_engine, "begin", _begin)
-    return engine
-
-
-def _pragmas(connection: Any, _record: Any) -> None:
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={_BUSY_MS}", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin(connection: sa.Connection) -> None:
-    # IMMEDIATE takes the write lock at once: a reader that turns writer in mid-transaction fails instead of waiting.
-    if connection.get_execution_options().get("flow_writes"):
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def _postgres_engine(dsn: Dsn) -> AsyncEngine:
-    url = sa.make_url(dsn.url).set(drivername="postgresql+asyncpg")
-    if "sslmode" in url.query:  # libpq's word; asyncpg's argument is called ssl and takes the same values
-        url = url.update_query_dict({"ssl": url.query["sslmode"]}).difference_update_query(["sslmode"])
-    return create_async_engine(
-        url,
-        connect_args={"timeout": 10, "command_timeout": 30},  # seconds
-        pool_size=8,
-        max_overflow=8,
-        pool_timeout=30,
-        pool_pre_ping=True,
-    )
-
-
-@contextlib.contextmanager
-def translated(dsn: Dsn) -> Iterator[None]:
-    """Driver errors that mean "the database cannot serve now" become StoreUnavailable; the rest are our own bugs."""
-    try:
-        yield
-    except sa.exc.IntegrityError:
-        raise
-    except (sa.exc.DBAPIError, sa.exc.TimeoutError, sqlite3.Error, OSError) as error:
-        if (sentence := _sentence(error, dsn)) is None:
-            raise
-        raise StoreUnavailable(f"{sentence} ({dsn})") from error
-    except Exception as error:
-        # asyncpg refuses a connection with errors of its own that SQLAlchemy does not wrap.
-        if not type(error).__module__.startswith("asyncpg"):
-            raise
-        raise StoreUnavailable(f"PostgreSQL refused: {error}. ({dsn})") from error
-
-
-_SQLITE = {
-    "disk is full": "The disk is full: the database cannot write.",
-    "database is locked": "Another program holds the database file locked.",
-    "readonly": "The database file is read-only.",
-    "unable to open": "The database file cannot be opened.",
-    "disk I/O error": "The disk gave an error under the database file.",
-    "not a database": "The file is not a SQLite database.",
-    "malformed": "The database file is damaged: restore it from a backup.",
-    "no such table": "The database has no tables yet: run `flow db upgrade`.",
-    "no such column": "The database is of an older Flow: run `flow db upgrade`.",
-}
-_SQLSTATES = {
-    "42P01": "The database has no tables yet: run `flow db upgrade`.",
-    "42703": "The database is of an older Flow: run `flow db upgrade`.",
-    "53100": "The disk of the database server is full.",
-    "53300": "PostgreSQL accepts no more connections.",
-    "40001": "PostgreSQL gave up a transaction; it may be tried again.",
-    "40P01": "PostgreSQL gave up a transaction; it may be tried again.",
-}
-
-
-def _sentence(error: Exception, dsn: Dsn) -> str | None:
-    """None: an error in our own SQL."""
-    if isinstance(error, sa.exc.TimeoutError):
-        return "All database connections are busy."
-    if dsn.path is not None:
-        return next((said for sign, said in _SQLITE.items() if sign in str(error)), None)
-    state = getattr(getattr(error, "orig", None), "sqlstate", None) or ""
-    if state in _SQLSTATES:
-        return _SQLSTATES[state]
-    if state[:2] in ("28", "3D"):  # password, role, database
-        return f"PostgreSQL refused: {getattr(error, 'orig', error)}."
-    # 08: connection, 57: shutdown or cancelled by the administrator; no state: the connection was cut or refused.
-    gone = isinstance(error, (OSError, sa.exc.InterfaceError)) or getattr(error, "connection_invalidated", False)
-    return "PostgreSQL does not answer." if gone or state[:2] in ("08", "57") else None

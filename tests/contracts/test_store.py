@@ -357,7 +357,8 @@ async def test_frequent_questions_use_their_indexes(store: Store, db: Database) 
     asked: list[str] = []
 
     def note(_conn: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
-        asked.append(statement)
+        if statement != "select 1":  # asks a pooled connection whether it lives
+            asked.append(statement)
 
     sa.event.listen(db.engine.sync_engine, "before_cursor_execute", note)
     await store.next_turn(SessionId("x"))

@@ -1,0 +1,185 @@
+"""A database that does not serve: what waits, what fails in time, what is said of it, and that it comes back whole."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import sqlalchemy as sa
+from postgres import postgres_dsn, postgres_server  # noqa: F401 - fixtures
+from structlog.testing import capture_logs
+from tcpproxy import TcpProxy
+from waiting import until
+
+import migrations
+from sessions.db import Database, open_database
+from sessions.errors import StoreUnavailable
+from sessions.outage import Outage
+from sessions.store import Store
+from sessions.types import Prompt, ThreadId
+
+
+def prompt(number: int) -> Prompt:
+    return Prompt(ThreadId("T", "C", f"{number}.0"), f"C:{number}", f"{number}.0", "U", "x")
+
+
+@pytest.fixture
+async def path(tmp_path: Path) -> Path:
+    await migrations.upgrade(f"sqlite://{tmp_path}/db.sqlite")
+    return tmp_path / "db.sqlite"
+
+
+@asynccontextmanager
+async def opened(dsn: str) -> AsyncIterator[Database]:
+    db = open_database(dsn)
+    try:
+        yield db
+    finally:
+        await db.close()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[sqlite3.Connection]:
+    """As another program would, from a connection of its own."""
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("begin immediate")
+    try:
+        yield other
+    finally:
+        other.close()
+
+
+async def test_whoever_slack_waits_for_is_told_in_time_that_the_file_is_locked(path: Path) -> None:
+    async with opened(f"sqlite://{path}") as db:
+        store, loop = Store(db), asyncio.get_running_loop()
+        with locked(path):
+            started = loop.time()
+            with pytest.raises(StoreUnavailable, match="locked"):
+                await store.submit(prompt(1))
+            assert loop.time() - started < 3 + 2, "Slack gives three seconds; a slow machine gets two more here"
+        assert await store.submit(prompt(1))
+
+
+async def test_a_write_that_nobody_waits_for_waits_for_the_lock_and_lets_others_go_first(path: Path) -> None:
+    async with opened(f"sqlite://{path}") as db:
+        order = list[str]()
+
+        async def write(name: str, **options: Any) -> None:
+            async with db.transaction(**options) as connection:
+                await connection.execute(sa.text("update alembic_version set version_num = version_num"))
+                order.append(name)
+
+        with locked(path):
+            slow = asyncio.create_task(write("slow"))
+            await until(lambda: db._writers and db._writers._busy)
+            fast = asyncio.create_task(write("fast", fast=True))
+            await until(lambda: db._writers and db._writers._others)  # it has given its turn up
+        await asyncio.gather(slow, fast)
+        assert order == ["fast", "slow"]
+
+
+async def test_reading_goes_on_while_the_file_is_locked_and_health_says_so_all_the_same(path: Path) -> None:
+    async with opened(f"sqlite://{path}") as db:
+        store = Store(db)
+        await store.submit(prompt(1))
+        with locked(path):
+            with pytest.raises(StoreUnavailable, match="Another program holds the database file locked"):
+                await db.check()
+            assert len(await store.list()) == 1
+        await db.check()
+        assert db.outage.sentence == ""
+
+
+async def test_a_write_that_is_cancelled_while_it_waits_leaves_nothing_behind(path: Path) -> None:
+    async with opened(f"sqlite://{path}") as db:
+        with locked(path):
+            waiting = [asyncio.create_task(Store(db).submit(prompt(n))) for n in range(5)]
+            await until(lambda: db._writers and len(db._writers._fast) == 4)
+            for task in waiting:
+                task.cancel()
+            await asyncio.wait(waiting)
+        assert await Store(db).submit(prompt(9))
+        assert db.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+def test_an_outage_is_logged_once_and_its_end_once() -> None:
+    now = [0.0]
+    outage = Outage(lambda: now[0])
+    with capture_logs() as logs:
+        for _ in range(100):
+            outage.failed("The disk is full.")
+        now[0] = 42.0
+        outage.served()
+        outage.served()
+        for _ in range(5):  # a disk with room for a word now and then
+            outage.failed("The disk is full.")
+            outage.served()
+    told = [(entry["log_level"], entry["event"]) for entry in logs if entry["log_level"] != "debug"]
+    assert told[:2] == [("warning", "the database does not serve"), ("info", "the database serves again")]
+    assert [level for level, _ in told].count("warning") == 1
+    assert logs[1]["seconds"] == 42.0
+    assert outage.sentence == ""
+
+
+@pytest.fixture
+async def proxied(postgres_dsn: str) -> AsyncIterator[tuple[TcpProxy, Database]]:  # noqa: F811
+    await migrations.upgrade(postgres_dsn)
+    parts = urlsplit(postgres_dsn)
+    async with (
+        TcpProxy(parts.hostname or "", parts.port or 0) as proxy,
+        opened(f"postgresql://flow@127.0.0.1:{proxy.port}{parts.path}") as db,
+    ):
+        yield proxy, db
+
+
+@pytest.mark.postgres
+async def test_connections_that_died_with_the_server_fail_nobody_once_it_is_back(
+    proxied: tuple[TcpProxy, Database],
+) -> None:
+    proxy, db = proxied
+    store = Store(db)
+    await asyncio.gather(*(store.submit(prompt(n)) for n in range(8)))
+    proxy.refuse()
+    with pytest.raises(StoreUnavailable, match="PostgreSQL does not answer"):
+        await store.submit(prompt(10))
+    proxy.restore()
+    await asyncio.gather(*(store.submit(prompt(n)) for n in range(10, 30)))
+    proxy.cut()  # a restart: all pooled connections are dead
+    await asyncio.gather(*(store.submit(prompt(n)) for n in range(30, 60)))
+    assert len(await store.list()) == 8 + 20 + 30
+    assert db.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+@pytest.mark.postgres
+async def test_a_silent_server_holds_up_no_acknowledgement_and_leaks_no_connection(
+    proxied: tuple[TcpProxy, Database],
+) -> None:
+    proxy, db = proxied
+    store, loop = Store(db), asyncio.get_running_loop()
+    await asyncio.gather(*(store.submit(prompt(n)) for n in range(8)))
+    proxy.silence()
+    started = loop.time()
+    told = await asyncio.gather(*(store.submit(prompt(n)) for n in range(10, 50)), return_exceptions=True)
+    assert loop.time() - started < 3 + 4, "all are told before Slack gives up (with room for a slow machine)"
+    assert all(isinstance(one, StoreUnavailable) for one in told), told
+    with pytest.raises(StoreUnavailable):
+        await db.check()
+    proxy.restore()
+
+    async def serves() -> bool:
+        try:
+            await db.check()
+        except StoreUnavailable:
+            return False
+        return True
+
+    await until(serves, 30)
+    await asyncio.gather(*(store.submit(prompt(n)) for n in range(10, 50)))
+    assert len(await store.list()) == 48
+    await until(lambda: db.engine.pool.checkedout() == 0)  # type: ignore[attr-defined]
