@@ -63,7 +63,13 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
         )
         store = Store(database)
         env = {"VAULT_ADDR": settings.worklets.vault_addr} if settings.worklets.vault_addr else {}
-        sessions = Sessions(store, host, max_sessions=settings.sessions.max_sessions, env=env)
+        sessions = Sessions(
+            store,
+            host,
+            max_sessions=settings.sessions.max_sessions,
+            env=env,
+            lease_seconds=settings.sessions.lease,
+        )
         yield Core(database, store, runtime, gateway, host, sessions)
 
 

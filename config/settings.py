@@ -12,19 +12,30 @@ import difflib
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from config.errors import FlowError
-from config.units import parse_duration, parse_size
+from config.units import parse_duration, parse_retention, parse_size
 
 Seconds = Annotated[float, BeforeValidator(parse_duration)]
+Retention = Annotated[float | None, BeforeValidator(parse_retention)]
 Bytes = Annotated[int, BeforeValidator(parse_size)]
 
 SLACK_API = "https://slack.com/api/"
+_DAY = 86_400.0
 ANTHROPIC_API = "https://api.anthropic.com"
 
 
@@ -66,6 +77,10 @@ class SessionSettings(_Slice):
     max_sessions: int
     dsn: str
     grace: float  # seconds that a stopping Flow gives running turns
+    lease: float  # seconds after which another process takes a silent one's sessions over
+    workspace_retention: float | None  # seconds of sleep until a session's volume goes; None: it stays
+    transcript_retention: float | None  # seconds without activity until its transcript goes; None: it stays
+    archive: bool  # transcripts go into files first
 
 
 class WebSettings(_Slice):
@@ -113,6 +128,26 @@ class _Flat(BaseSettings):
     grace: Seconds = Field(
         5.0, alias="FLOW_GRACE", description="Time that a stopping Flow gives running turns; their containers go on."
     )
+    lease: Seconds = Field(
+        15.0,
+        alias="FLOW_LEASE_SECONDS",
+        ge=3,
+        le=600,
+        description="Silence after which another replica takes a Flow's sessions over (PostgreSQL).",
+    )
+    workspace_retention: Retention = Field(
+        30 * _DAY,
+        alias="FLOW_WORKSPACE_RETENTION",
+        description="Sleep after which a session's workspace is removed, e.g. 30d; never keeps it.",
+    )
+    transcript_retention: Retention = Field(
+        365 * _DAY,
+        alias="FLOW_TRANSCRIPT_RETENTION",
+        description="Silence after which a session's transcript leaves the database for the archive; or never.",
+    )
+    archive: bool = Field(
+        True, alias="FLOW_ARCHIVE_TRANSCRIPTS", description="Write such transcripts to files; false throws them away."
+    )
     runtime: Literal["docker", "local", "auto"] = Field(
         "auto", alias="FLOW_RUNTIME", description="docker, local (isolates nothing) or auto."
     )
@@ -136,6 +171,13 @@ class _Flat(BaseSettings):
         if not value.rstrip("/").endswith("/api"):
             raise ValueError("it must end in /api/")
         return value.rstrip("/") + "/"
+
+    @model_validator(mode="after")
+    def _workspaces_go_first(self) -> Self:
+        workspace, transcript = (kept or float("inf") for kept in (self.workspace_retention, self.transcript_retention))
+        if transcript < workspace:
+            raise ValueError("FLOW_TRANSCRIPT_RETENTION must be at least as long as FLOW_WORKSPACE_RETENTION")
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -175,10 +217,40 @@ def load() -> Settings:
     try:
         flat = _Flat(**_from_json(Path(share_dir) / "config.json"))
     except ValidationError as e:
-        first = e.errors()[0]
-        reason = str(first["msg"]).removeprefix("Value error, ")
-        raise SettingsError(f"{first['loc'][0]} is wrong: {reason}.", suggestion="Correct it and start again.") from e
+        raise SettingsError(_fault(e), suggestion="Correct it and start again.") from e
     return _slices(flat)
+
+
+#: Pydantic's types of errors in our words.
+_FAULTS = {
+    "int_parsing": "is not a whole number",
+    "int_from_float": "is not a whole number",
+    "int_type": "is not a whole number",
+    "float_parsing": "is not a number",
+    "float_type": "is not a number",
+    "bool_parsing": "is neither true nor false",
+    "bool_type": "is neither true nor false",
+    "literal_error": "is not one of {expected}",
+    "greater_than": "is not above {gt:g}",
+    "greater_than_equal": "is below {ge:g}",
+    "less_than_equal": "is above {le:g}",
+    "string_type": "is not a text",
+}
+
+
+def _fault(error: ValidationError) -> str:
+    """The first fault as a sentence that names the setting and, where it can, gives an example."""
+    first = error.errors()[0]
+    said = str(first["msg"]).removeprefix("Value error, ")
+    if not first["loc"]:
+        return f"{said}."
+    name = str(first["loc"][0])
+    if (fault := _FAULTS.get(first["type"])) is None:
+        return f"{name} is wrong: {said}."
+    default = next(f.default for f in _Flat.model_fields.values() if f.alias == name)
+    given, example = (f"{value:g}" if isinstance(value, float) else str(value) for value in (first["input"], default))
+    fault = fault.format(**first.get("ctx", {}))
+    return f'{name} is wrong: "{given}" {fault}; write it like {example.lower()}.'
 
 
 def inherited() -> dict[str, str]:
@@ -237,6 +309,10 @@ def _slices(flat: _Flat) -> Settings:
             max_sessions=flat.max_sessions,
             dsn=flat.dsn or f"sqlite://{flat.share_dir / 'db.sqlite'}",
             grace=flat.grace,
+            lease=flat.lease,
+            workspace_retention=flat.workspace_retention,
+            transcript_retention=flat.transcript_retention,
+            archive=flat.archive,
         ),
         web=WebSettings(host=flat.http_host, port=flat.http_port),
         log=LogSettings(format=flat.log_format, debug=flat.slack_bot_debug),

@@ -27,6 +27,16 @@ def parse_duration(value: str | float) -> float:
     return seconds
 
 
+def parse_retention(value: str | float | None) -> float | None:
+    """Seconds of a duration like "30d"; None, for "never" and "0": things are kept for good. Raises ValueError."""
+    if value is None or str(value).strip().lower() in ("0", "never"):
+        return None
+    try:
+        return parse_duration(value)
+    except ValueError:
+        raise ValueError(f'"{value}" is not a duration; write it like "30d" or "12h", or "never"') from None
+
+
 def parse_size(value: str | int) -> int:
     """Bytes of "512m", "2g" or 1048576. Raises ValueError with an example."""
     match = _SIZE.fullmatch(str(value).strip().lower())

@@ -69,6 +69,20 @@ def test_secrets_are_masked_when_printed(monkeypatch: pytest.MonkeyPatch) -> Non
         ("FLOW_WORKLET_MEMORY", "lots", ["FLOW_WORKLET_MEMORY", "lots"]),
         ("SLACK_API_URL", "https://slack.com/", ["SLACK_API_URL", "/api/"]),
         ("FLOW_RUNTIME", "kubernetes", ["FLOW_RUNTIME", "docker"]),
+        ("FLOW_MAX_SESSIONS", "abc", ['FLOW_MAX_SESSIONS is wrong: "abc" is not a whole number; write it like 10.']),
+        ("FLOW_MAX_SESSIONS", "0", ['"0" is below 1; write it like 10.']),
+        ("FLOW_WORKLET_CPUS", "two", ['"two" is not a number; write it like 2.']),
+        ("FLOW_WORKLET_CPUS", "0", ['"0" is not above 0; write it like 2.']),
+        ("FLOW_HTTP_PORT", "70000", ['"70000" is above 65535; write it like 8080.']),
+        ("SLACK_BOT_ENABLED", "perhaps", ['"perhaps" is neither true nor false; write it like true.']),
+        ("FLOW_LOG_FORMAT", "xml", ["\"xml\" is not one of 'console' or 'json'; write it like console."]),
+        ("FLOW_LEASE_SECONDS", "1", ["FLOW_LEASE_SECONDS", "is below 3; write it like 15."]),
+        (
+            "FLOW_WORKSPACE_RETENTION",
+            "a month",
+            ['"a month" is not a duration; write it like "30d" or "12h", or "never".'],
+        ),
+        ("FLOW_TRANSCRIPT_RETENTION", "2d", ["FLOW_TRANSCRIPT_RETENTION must be at least as long as FLOW_WORKSPACE"]),
     ],
 )
 def test_a_wrong_setting_is_named(name: str, value: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,6 +91,21 @@ def test_a_wrong_setting_is_named(name: str, value: str, words: list[str], monke
         load()
     for word in words:
         assert word in e.value.sentence()
+
+
+@pytest.mark.parametrize(("given", "seconds"), [("45d", 45 * 86400), ("never", None), ("0", None)])
+def test_retention_may_be_switched_off(given: str, seconds: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOW_TRANSCRIPT_RETENTION", given)
+    assert load().sessions.transcript_retention == seconds
+
+
+def test_transcripts_cannot_go_before_workspaces_that_never_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (load().sessions.workspace_retention, load().sessions.transcript_retention) == (30 * 86400, 365 * 86400)
+    monkeypatch.setenv("FLOW_WORKSPACE_RETENTION", "never")
+    with pytest.raises(SettingsError, match="at least as long"):
+        load()
+    monkeypatch.setenv("FLOW_TRANSCRIPT_RETENTION", "never")
+    assert load().sessions.workspace_retention is None
 
 
 def test_an_unknown_key_of_config_json_is_refused_by_name(tmp_path: Path) -> None:
