@@ -175,10 +175,11 @@ class Database:
         starting = asyncio.ensure_future(connection.start())
         try:
             await asyncio.wait([starting], timeout=max(0.0, deadline - _now()))
-        finally:
-            if not starting.done():
-                self._abandon(starting, connection)
+        except asyncio.CancelledError:  # also in the moment in which it arrives
+            self._abandon(starting, connection)
+            raise
         if not starting.done():
+            self._abandon(starting, connection)
             who = "The database" if self.sqlite else "PostgreSQL"
             raise StoreUnavailable(f"{who} does not answer in time. ({self.dsn})")
         starting.result()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -16,21 +16,47 @@ from waiting import until
 
 import migrations
 from sessions.db import open_database
+from sessions.holdings import Holdings
 from sessions.manager import Sessions
 from sessions.reaper import Reaper
 from sessions.store import Store
 from sessions.tables import sessions as table
-from sessions.types import Done
+from sessions.types import Done, Interrupted, SessionId, Withdrawn
+from worklets.events import Text
 
 pytestmark = pytest.mark.postgres
 
 
+class Bells:
+    """The bells of replicas in one process: what one rings the others hear."""
+
+    def __init__(self) -> None:
+        self.ears: list[tuple[Bell, Callable[[SessionId], None]]] = []
+
+
+class Bell:
+    def __init__(self, bells: Bells) -> None:
+        self._bells = bells
+
+    def listen(self, on_ring: Callable[[SessionId], None]) -> None:
+        self._bells.ears.append((self, on_ring))
+
+    async def ring(self, session_id: SessionId) -> None:
+        for bell, on_ring in self._bells.ears:
+            if bell is not self:
+                on_ring(session_id)
+
+
 @asynccontextmanager
-async def replica(dsn: str, host: ScriptedHost, lease_seconds: float = 30) -> AsyncIterator[Heart]:
+async def replica(
+    dsn: str, host: ScriptedHost, lease_seconds: float = 30, bells: Bells | None = None
+) -> AsyncIterator[Heart]:
     db = open_database(dsn)
     try:
-        store = Store(db)
-        async with Sessions(store, host, max_sessions=5, patience=QUICK, lease_seconds=lease_seconds) as sessions:
+        store, bell = Store(db), Bell(bells) if bells else None
+        async with Sessions(
+            store, host, max_sessions=5, patience=QUICK, lease_seconds=lease_seconds, bell=bell
+        ) as sessions:
             reaper = Reaper(sessions, store, host, session_timeout=timedelta(minutes=30))
             heart = Heart(db, host, sessions, reaper)
             sessions.observe(lambda *told: heart.told.append(told))
@@ -45,30 +71,107 @@ async def dsn(postgres_dsn: str) -> str:  # noqa: F811
     return postgres_dsn
 
 
-async def test_a_reply_that_reaches_the_other_replica_is_answered_by_the_owner(dsn: str) -> None:
+async def test_a_reply_that_reaches_the_other_replica_is_answered_by_the_holder(dsn: str) -> None:
     host = ScriptedHost()
     async with replica(dsn, host) as one, replica(dsn, host) as two:
         await one.settled(await one.ask("first"))
         reply = await two.ask("second")
-        await until(lambda: not two.sessions.is_live(reply.session.id))
         await one.reaper.sweep()
         assert await one.settled(reply) == Done()
-        assert two.outcomes(reply.turn.id) == []
+        assert two.told == [], "who does not hold a session shows nothing of it"
+        assert one.kinds(reply.turn.id)[:2] == ["Queued", "Started"]
         assert len(host.opened) == 1
+
+
+async def test_the_bell_spares_the_wait_for_the_next_sweep(dsn: str) -> None:
+    host, bells = ScriptedHost(), Bells()
+    async with replica(dsn, host, bells=bells) as one, replica(dsn, host, bells=bells) as two:
+        asked = await one.ask("HOLD")
+        process = await one.process(asked)
+        reply = await two.ask("second")
+        await until(lambda: one.kinds(reply.turn.id) == ["Queued"])
+        process.answer("first")
+        assert await one.settled(reply) == Done()
+        assert two.told == []
+
+
+async def test_stop_and_now_reach_the_holder_through_the_other_replica(dsn: str) -> None:
+    host, bells = ScriptedHost(), Bells()
+    async with replica(dsn, host, bells=bells) as one, replica(dsn, host, bells=bells) as two:
+        first = await one.ask("HOLD one")
+        await one.process(first)
+        second, third, fourth = [await two.ask(text) for text in ("HOLD two", "three", "four")]
+        assert await two.sessions.withdraw(third.turn.id, "U3")
+        assert await one.settled(third) == Withdrawn("U3")
+        assert await two.sessions.hurry(fourth.turn.id, "U4")
+        assert await one.settled(first) == Interrupted("U4")
+        assert await one.settled(fourth) == Done()
+        await one.process(second)
+        assert await two.sessions.interrupt(first.session.id, "U5")
+        assert await one.settled(second) == Interrupted("U5")
+        assert not await two.sessions.interrupt(first.session.id, "U6"), "nothing runs any more"
+        assert two.told == []
 
 
 async def test_a_replica_that_lost_its_lease_lets_go_and_does_no_harm(dsn: str) -> None:
     host = ScriptedHost()
-    async with replica(dsn, host, lease_seconds=0.3) as one, replica(dsn, host) as two:
+    async with replica(dsn, host, lease_seconds=0.6) as one, replica(dsn, host) as two:
         asked = await one.ask("HOLD")
         process = await one.process(asked)
+        process.say(Text("stored"))
+        await until(lambda: Text("stored") in one.events(asked.turn.id))
+        assert one.sessions.holds(asked.session.id)
         await _take_away(one, asked.session.id)
         await until(lambda: not one.sessions.is_live(asked.session.id))
+        assert not one.sessions.holds(asked.session.id)
+        assert one.kinds(asked.turn.id)[-1] == "Released"
         two.sessions.ring(asked.session.id)
         await until(lambda: len(process.prompts) == 2)
         process.answer("from the second")
         assert await two.settled(asked.turn.id) == Done()
         assert one.outcomes(asked.turn.id) == []
+        assert two.kinds(asked.turn.id)[0] == "Queued"
+        assert two.events(asked.turn.id).count(Text("stored")) == 1
+
+
+async def test_a_lease_is_kept_until_all_is_shown(dsn: str) -> None:
+    host = ScriptedHost()
+    async with replica(dsn, host) as one, replica(dsn, host) as two:
+        asked = await one.ask("hello")
+        await one.settled(asked)
+        assert await one.sessions.sleep(asked.session.id)
+        two.sessions.ring(asked.session.id)
+        await until(lambda: not two.sessions.is_live(asked.session.id))
+        assert two.told == []
+        assert one.sessions.holds(asked.session.id)
+        await one.sessions.delivered(asked.turn.id)
+        await until(lambda: not one.sessions.is_live(asked.session.id))
+        assert await two.settled(await two.ask("again")) == Done()
+
+
+async def test_what_a_dead_replica_did_not_show_is_shown_by_another(dsn: str) -> None:
+    host = ScriptedHost()
+    async with replica(dsn, host) as one:
+        asked = await one.ask("hello")
+        await one.settled(asked)
+    async with replica(dsn, host) as two:
+        await two.reaper.sweep()
+        assert await two.settled(asked.turn.id) == Done()
+        assert Text("hello") in two.events(asked.turn.id)
+        assert [text for process in host.processes.values() for _, text in process.prompts] == ["hello"]
+
+
+async def test_a_holder_that_cannot_renew_knows_when_its_time_is_up(dsn: str) -> None:
+    async with replica(dsn, ScriptedHost()) as one:
+        asked = await one.ask("hello")
+        await one.settled(asked)
+        await one.sessions.sleep(asked.session.id)
+        await one.sessions.delivered(asked.turn.id)
+        await until(lambda: not one.sessions.is_live(asked.session.id))
+        holdings = Holdings(one.sessions.store.leases, 0.3, exclusive=False)
+        assert await holdings.acquire(asked.session.id)
+        assert holdings.valid(asked.session.id)
+        await until(lambda: not holdings.valid(asked.session.id))
 
 
 async def _take_away(heart: Heart, session_id: Any) -> None:
