@@ -15,7 +15,8 @@ from sessions.db import Database, open_database
 from sessions.manager import Sessions
 from sessions.store import Store
 from worklets.errors import RuntimeUnavailable
-from worklets.gateway import Credential, ModelGateway
+from worklets.gateway import Credential
+from worklets.gatewayclient import GatewayClient
 from worklets.host import WorkletHost
 from worklets.identity import Identity
 
@@ -33,25 +34,29 @@ class Core:
     database: Database
     store: Store
     runtime: Runtime
-    gateway: ModelGateway
+    gateway: GatewayClient
     host: WorkletHost
     sessions: Sessions
 
 
 @asynccontextmanager
-async def open_core(settings: Settings) -> AsyncIterator[Core]:
+async def open_core(settings: Settings, *, serving: bool = False) -> AsyncIterator[Core]:
     """Opens the database (schema up to date) and what sessions stand on. No session runs until one is entered.
 
+    `serving`: the gateway's process starts beside all else, not when the first worklet needs it.
     Raises FlowError: a data directory that cannot be written or is in use, a database that does not answer.
     """
     async with AsyncExitStack() as stack:
+        make_share_dir(settings.share_dir)
+        identity = Identity.load(settings.share_dir)
+        gateway = _gateway(settings, identity)
+        stack.push_async_callback(gateway.aclose)
+        if serving:
+            gateway.start()
         database = await open_store(settings)
         stack.push_async_callback(database.close)
-        identity = Identity.load(settings.share_dir)
         runtime = await choose_runtime(settings.worklets, settings.share_dir, identity)
         stack.push_async_callback(runtime.close)
-        gateway = ModelGateway(settings.claude.base_url, _credential(settings), identity)
-        stack.push_async_callback(gateway.aclose)
         host = WorkletHost(
             runtime,
             gateway,
@@ -132,9 +137,10 @@ async def choose_runtime(settings: WorkletSettings, share_dir: Path, identity: I
     return LocalRuntime(share_dir=share_dir, identity=identity)
 
 
-def _credential(settings: Settings) -> Credential:
+def _gateway(settings: Settings, identity: Identity) -> GatewayClient:
     claude = settings.claude
-    return Credential(
+    credential = Credential(
         api_key=claude.api_key.get_secret_value() if claude.api_key else None,
         oauth_token=claude.oauth_token.get_secret_value() if claude.oauth_token else None,
     )
+    return GatewayClient(settings.share_dir, identity, claude.base_url, credential, environ=inherited())

@@ -42,7 +42,7 @@ async def serve(settings: Settings, greeting: str = "") -> int:
     _allow_many_files()
     me = await _preflight(settings)
     try:
-        async with open_core(settings) as core, core.sessions, _doors(settings, core, me) as ready:
+        async with open_core(settings, serving=True) as core, core.sessions, _doors(settings, core, me) as ready:
             # What the start has made stays for ever: looking through it held the event loop up for 0.1 s each time.
             gc.collect()
             gc.freeze()
@@ -143,4 +143,10 @@ def _probes(core: Core, reaper: Reaper, scheduler: AsyncIOScheduler, slack: Slac
         last = reaper.last_sweep.isoformat(timespec="seconds") if reaper.last_sweep else None
         return {"state": "running" if scheduler.running else "down", "last_sweep": last}
 
-    return {"slack": slack_state, "database": database, "runtime": runtime, "scheduler": timer}
+    return {
+        "slack": slack_state,
+        "database": database,
+        "runtime": runtime,
+        "gateway": core.gateway.state,
+        "scheduler": timer,
+    }

@@ -8,25 +8,26 @@ has to say (wrong token, no credential, upstream away) is worded here, in the AP
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import re
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from worklets import sockets
 from worklets.errors import NoCredential
 from worklets.identity import Identity
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession, web
 
-SOCKET = "gateway.sock"
+    from worklets.gatewaydoor import Door, Traffic
 
 #: What a worklet may ask for. Message batches are left out: they would go on spending after the worklet's end.
 _ALLOWED = (
@@ -40,6 +41,7 @@ _HOP_BY_HOP = {
 }  # fmt: skip
 _NOT_SENT = _HOP_BY_HOP | {"host", "authorization", "x-api-key", "cookie", "proxy-authorization", "forwarded"}
 _NOT_RETURNED = _HOP_BY_HOP | {"set-cookie", "set-cookie2", "proxy-authenticate", "alt-svc"}
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")  # no proxy of the environment on the way there
 _OAUTH_BETA = "oauth-2025-04-20"  # without it the API refuses tokens of `claude setup-token`
 
 log = structlog.get_logger(__name__)
@@ -55,65 +57,94 @@ class Credential:
     def __bool__(self) -> bool:
         return bool(self.api_key or self.oauth_token)
 
+    def betrayed_by(self, text: str) -> bool:
+        return any(secret and secret in text for secret in (self.api_key, self.oauth_token))
 
-@dataclass(slots=True)
-class Traffic:
-    """What a worklet asked the model: requests, bytes sent and received (bodies only)."""
 
-    requests: int = 0
-    sent: int = 0
-    received: int = 0
+class Doors(Protocol):
+    """What the worklets' host needs of a gateway."""
+
+    async def open(self, name: str, run_dir: Path) -> None:
+        """Listens at `run_dir/gateway.sock` for the worklet `name`; does nothing where it does so. Raises OSError."""
+
+    async def close(self, name: str) -> None:
+        """Ends the worklet's requests and its socket. Idempotent."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Upstream:
+    """Where requests go and with what; a request keeps the one that it began with."""
+
+    url: str
+    credential: Credential
 
 
 class ModelGateway:
     """Serves the Messages API at `upstream` to worklets. One per program; close it with `aclose`."""
 
     def __init__(self, upstream: str, credential: Credential | None, identity: Identity) -> None:
-        self._upstream = upstream.rstrip("/")
-        self._credential = credential or Credential()
+        self.running = 0  # requests on their way
+        self.last_request = time.monotonic()  # when the last one ended
         self._identity = identity
-        self._session: ClientSession | None = None
-        self._doors: dict[str, web.ServerRunner] = {}
-        self._traffic: dict[str, Traffic] = {}
+        self._sessions: dict[bool, ClientSession] = {}
+        self._doors: dict[str, Door] = {}
+        self.configure(upstream, credential)
+
+    def configure(self, upstream: str, credential: Credential | None) -> None:
+        """Where requests go from now on, and with what credential. Those on their way are not touched."""
+        self._upstream = _Upstream(upstream.rstrip("/"), credential or Credential())
 
     async def open(self, name: str, run_dir: Path) -> None:
-        """Listens at `run_dir/gateway.sock` for the worklet `name`; opening it again moves it. Raises OSError."""
-        from aiohttp import web
+        """Listens at `run_dir/gateway.sock` for the worklet `name`. Raises OSError.
 
+        A door that stands there already is left as it is, with the requests that pass through it.
+        """
+        from worklets.gatewaydoor import Door, Traffic
+
+        if (door := self._doors.get(name)) and door.stands(run_dir):
+            return
         await self.close(name)
-        traffic = self._traffic.setdefault(name, Traffic())
+        traffic = Traffic()
         token = self._identity.token("gateway", name)
 
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
             return await self._answer(request, name, token, traffic)
 
-        # Cancellation lets an interrupted CLI end the request upstream too, instead of paying for the rest.
-        server = web.Server(handle, handler_cancellation=True, access_log=None)
-        runner = web.ServerRunner(server, shutdown_timeout=0.5)
-        await runner.setup()
-        try:
-            await web.SockSite(runner, sockets.listen(run_dir, SOCKET)).start()
-        except BaseException:
-            await runner.cleanup()
-            raise
-        self._doors[name] = runner
+        door = Door(name, run_dir, handle, traffic)
+        await door.listen()
+        self._doors[name] = door
 
     async def close(self, name: str) -> None:
         """Ends the worklet's requests and its socket. Idempotent."""
-        if runner := self._doors.pop(name, None):
-            await runner.cleanup()
+        if door := self._doors.pop(name, None):
+            await door.close()
+
+    def shut(self) -> None:
+        """No door takes a new connection any more; `finish` or `aclose` should follow."""
+        for door in self._doors.values():
+            door.shut()
+
+    async def finish(self) -> None:
+        """Lets running requests end in their own time, takes no new ones, and is closed then."""
+        await asyncio.gather(*(door.finish() for door in self._doors.values()))
+        await self.aclose()
 
     async def aclose(self) -> None:
         """Closes every socket and the connections to the API."""
-        for name in list(self._doors):
-            await self.close(name)
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await asyncio.gather(*(self.close(name) for name in list(self._doors)))
+        for session in self._sessions.values():
+            await session.close()
+        self._sessions.clear()
+
+    def doors(self) -> dict[str, Path]:
+        """The run directories of the worklets whose doors are open, by name."""
+        return {name: door.run_dir for name, door in self._doors.items()}
 
     def traffic(self, name: str) -> Traffic:
-        """What the worklet has asked since this program started."""
-        return self._traffic.get(name, Traffic())
+        """What the worklet has asked since its door opened."""
+        from worklets.gatewaydoor import Traffic
+
+        return self._doors[name].traffic if name in self._doors else Traffic()
 
     async def _answer(self, request: web.BaseRequest, name: str, token: str, traffic: Traffic) -> web.StreamResponse:
         if not hmac.compare_digest(_presented(request.headers).encode(), token.encode()):
@@ -121,34 +152,44 @@ class ModelGateway:
         path = request.rel_url.raw_path
         if not any(request.method == method and rule.fullmatch(path) for method, rule in _ALLOWED):
             return _error(404, "not_found_error", f"Flow's gateway does not serve {request.method} {path}.")
-        if not self._credential:
+        upstream = self._upstream
+        if not upstream.credential:
             return _error(401, "authentication_error", NoCredential().sentence(), final=True)
         traffic.requests += 1
-        return await self._forward(request, name, traffic)
+        self.running += 1
+        try:
+            return await self._forward(request, name, upstream, traffic)
+        finally:
+            self.running -= 1
+            self.last_request = time.monotonic()
 
-    async def _forward(self, request: web.BaseRequest, name: str, traffic: Traffic) -> web.StreamResponse:
+    async def _forward(
+        self, request: web.BaseRequest, name: str, upstream: _Upstream, traffic: Traffic
+    ) -> web.StreamResponse:
         from aiohttp import ClientError
         from yarl import URL
 
-        url = URL(self._upstream + request.rel_url.raw_path_qs, encoded=True)
-        headers = outgoing(request.headers, self._credential)
+        url = URL(upstream.url + request.rel_url.raw_path_qs, encoded=True)
+        headers = outgoing(request.headers, upstream.credential)
         body = _counted(request, traffic) if request.body_exists else None
         try:
-            answer = await self._client().request(
+            answer = await self._client(url.host in _LOOPBACK).request(
                 request.method, url, headers=headers, data=body, allow_redirects=False
             )
         except (ClientError, TimeoutError, OSError) as e:
-            log.warning("model unreachable", worklet=name, upstream=self._upstream, error=str(e) or type(e).__name__)
-            return _error(502, "api_error", f"Flow cannot reach the model at {self._upstream}: {_why(e)}")
+            log.warning("model unreachable", worklet=name, upstream=upstream.url, error=str(e) or type(e).__name__)
+            return _error(502, "api_error", f"Flow cannot reach the model at {upstream.url}: {_why(e)}")
         async with answer:
-            return await self._pass_on(request, answer, traffic)
+            return await self._pass_on(request, answer, upstream, traffic)
 
-    async def _pass_on(self, request: web.BaseRequest, answer: ClientResponse, traffic: Traffic) -> web.StreamResponse:
+    async def _pass_on(
+        self, request: web.BaseRequest, answer: ClientResponse, upstream: _Upstream, traffic: Traffic
+    ) -> web.StreamResponse:
         from aiohttp import ClientError, web
 
         response = web.StreamResponse(status=answer.status, reason=answer.reason)
         for key, value in answer.headers.items():
-            if key.lower() not in _NOT_RETURNED and not self._betrays(value):
+            if key.lower() not in _NOT_RETURNED and not upstream.credential.betrayed_by(value):
                 response.headers.add(key, value)
         await response.prepare(request)
         try:
@@ -158,31 +199,27 @@ class ModelGateway:
             await response.write_eof()
         except (ClientError, TimeoutError) as e:
             # A cut stream must look cut on this side too: a proper end would pass off half an answer as a whole one.
-            log.warning("model stream cut", upstream=self._upstream, error=str(e) or type(e).__name__)
+            log.warning("model stream cut", upstream=upstream.url, error=str(e) or type(e).__name__)
             if request.transport is not None:
                 request.transport.abort()
         except ConnectionResetError:
             pass  # the CLI went away; leaving `async with answer` ends the request upstream
         return response
 
-    def _betrays(self, value: str) -> bool:
-        return any(s and s in value for s in (self._credential.api_key, self._credential.oauth_token))
-
-    def _client(self) -> ClientSession:
-        if self._session is None:
+    def _client(self, loopback: bool) -> ClientSession:
+        if loopback not in self._sessions:
             from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
-            from yarl import URL
 
             # No time limit on the answer: the CLI has its own, and a model may think for long.
-            self._session = ClientSession(
+            self._sessions[loopback] = ClientSession(
                 connector=TCPConnector(limit=0, keepalive_timeout=30),
                 timeout=ClientTimeout(total=None, connect=30, sock_connect=15),
                 cookie_jar=DummyCookieJar(),
                 auto_decompress=False,
                 skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent", "Content-Type"),
-                trust_env=URL(self._upstream).host not in ("127.0.0.1", "localhost", "::1"),
+                trust_env=not loopback,
             )
-        return self._session
+        return self._sessions[loopback]
 
 
 def outgoing(headers: Mapping[str, str], credential: Credential) -> dict[str, str]:

@@ -11,8 +11,10 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+
+from worklets.rundir import clear
 
 _PROC = Path("/proc/self/fd")
 
@@ -41,8 +43,7 @@ def listen(directory: Path, name: str, backlog: int = 64, mode: int = 0o666) -> 
 
     The usual mode is 0666 because the worklet has another user id; the directory above keeps other users out.
     """
-    with suppress(FileNotFoundError):
-        (directory / name).unlink()
+    clear(directory / name)
     handle = os.open(directory, os.O_DIRECTORY | os.O_CLOEXEC)
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -57,3 +58,12 @@ def listen(directory: Path, name: str, backlog: int = 64, mode: int = 0o666) -> 
     finally:
         os.close(handle)
     return made
+
+
+def place(directory: Path, name: str) -> tuple[int, int] | None:
+    """Device and inode of what stands at that name, None when nothing does: tells a socket from a later one."""
+    try:
+        found = (directory / name).lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

@@ -1,0 +1,416 @@
+"""The gateway's process and the bots that come and go: real processes, a model in between that streams as told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from waiting import until
+
+from worklets.gateway import Credential
+from worklets.gatewayclient import GatewayClient
+from worklets.gatewaycontrol import LOG, LONGEST, PROGRAM, SOCKET, control_dir, holder
+from worklets.gatewaydoor import Door, Traffic
+from worklets.identity import Identity
+from worklets.sockets import listen, short_path
+
+ROOT = Path(__file__).parents[3]
+KEY = "sk-ant-known-to-the-process-only"
+PROCESS = (sys.executable, "-m", PROGRAM)
+
+
+class Model:
+    """Answers "first", then "last" as soon as `go_on` is set. `keys` are those that it was asked with."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.go_on = asyncio.Event()
+        self.keys: list[str] = []
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        await request.read()
+        self.keys.append(request.headers["x-api-key"])
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"first ")
+        await self.go_on.wait()
+        await response.write(b"last")
+        return response
+
+
+@pytest.fixture
+async def model() -> AsyncIterator[Model]:
+    model = Model()
+    app = web.Application()
+    app.router.add_post("/v1/messages", model.handle)
+    async with TestServer(app) as server:
+        model.url = str(server.make_url("/"))
+        yield model
+        model.go_on.set()
+
+
+@pytest.fixture
+async def share_dir(tmp_path: Path) -> AsyncIterator[Path]:
+    """Deeper than a socket's path may be long."""
+    share_dir = tmp_path.joinpath(*["deep" * 10] * 3, "data")
+    share_dir.mkdir(parents=True)
+    yield share_dir
+    if pid := holder(share_dir):
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: not _runs(pid))
+
+
+@pytest.fixture
+async def bot(share_dir: Path, model: Model) -> AsyncIterator[Callable[..., GatewayClient]]:
+    """Makes a bot's client; all are closed at the end."""
+    made: list[GatewayClient] = []
+
+    def bot(key: str = KEY, *, command: tuple[str, ...] = PROCESS, **options: float) -> GatewayClient:
+        identity = Identity.load(share_dir)
+        credential = Credential(api_key=key)
+        client = GatewayClient(
+            share_dir, identity, model.url, credential, environ=dict(os.environ), command=command, **options
+        )
+        made.append(client)
+        return client
+
+    yield bot
+    for client in made:
+        await client.aclose()
+
+
+Bot = Callable[..., GatewayClient]
+
+
+def run_dir(share_dir: Path, name: str = "w") -> Path:
+    path = share_dir / "worklets" / name / "run"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@asynccontextmanager
+async def asking(share_dir: Path, name: str = "w") -> AsyncIterator[aiohttp.ClientResponse]:
+    """A request of the worklet, its answer begun; it tries until a gateway listens, as the relay does."""
+    token = Identity.load(share_dir).token("gateway", name)
+    await until(lambda: _connects(run_dir(share_dir, name)))
+    with short_path(run_dir(share_dir, name), "gateway.sock") as path:
+        async with (
+            aiohttp.ClientSession("http://localhost", connector=aiohttp.UnixConnector(path)) as http,
+            http.post("/v1/messages", json={"prompt": "a secret of Maya's"}, headers={"x-api-key": token}) as answer,
+        ):
+            assert await answer.content.readexactly(6) == b"first "
+            yield answer
+
+
+async def pid_of(client: GatewayClient) -> int:
+    return int((await client.state())["pid"])
+
+
+def _connects(directory: Path) -> bool:
+    try:
+        with socket.socket(socket.AF_UNIX) as probe, short_path(directory, "gateway.sock") as path:
+            probe.connect(path)
+    except OSError:
+        return False
+    return True
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+async def test_an_answer_goes_on_without_the_bot_and_the_next_bot_does_not_disturb_it(
+    bot: Bot, share_dir: Path, model: Model
+) -> None:
+    first = bot()
+    await first.open("w", run_dir(share_dir))
+    pid = await pid_of(first)
+    async with asking(share_dir) as answer:
+        await first.aclose()
+        second = bot()
+        await second.open("w", run_dir(share_dir))
+        assert await pid_of(second) == pid == holder(share_dir)
+        assert (await second.state())["running"] == 1
+        model.go_on.set()
+        assert await answer.content.read() == b"last"
+    assert len(model.keys) == 1
+
+
+async def test_a_killed_process_is_started_again_with_its_doors_and_its_credential(
+    bot: Bot, share_dir: Path, model: Model
+) -> None:
+    model.go_on.set()
+    client = bot()
+    for name in ("v", "w"):
+        await client.open(name, run_dir(share_dir, name))
+    killed = await pid_of(client)
+    os.kill(killed, signal.SIGKILL)
+    await until(lambda: holder(share_dir) not in (None, killed))
+    for name in ("v", "w"):
+        async with asking(share_dir, name):
+            pass
+    assert model.keys == [KEY, KEY]
+    assert (await client.state())["doors"] == 2
+
+
+async def test_a_process_that_hangs_is_replaced(bot: Bot, share_dir: Path, model: Model) -> None:
+    client = bot(beat=0.1, patience=1.0)
+    await client.open("w", run_dir(share_dir))
+    hung = await pid_of(client)
+    os.kill(hung, signal.SIGSTOP)
+    await until(lambda: holder(share_dir) not in (None, hung), timeout=40)
+    async with asking(share_dir):
+        assert not _runs(hung)
+
+
+async def test_a_new_credential_counts_for_new_requests(bot: Bot, share_dir: Path, model: Model) -> None:
+    first = bot()
+    await first.open("w", run_dir(share_dir))
+    async with asking(share_dir) as before:
+        await first.aclose()
+        second = bot("sk-ant-another")
+        await second.open("w", run_dir(share_dir))
+        async with asking(share_dir) as after:
+            model.go_on.set()
+            assert await before.content.read() == await after.content.read() == b"last"
+    assert model.keys == [KEY, "sk-ant-another"]
+
+
+async def test_a_process_of_another_version_hands_over(bot: Bot, share_dir: Path, model: Model, tmp_path: Path) -> None:
+    for package in ("config", "worklets"):
+        shutil.copytree(ROOT / package, tmp_path / "older" / package)
+    with (tmp_path / "older" / "worklets" / "gatewaydoor.py").open("a") as source:
+        source.write("# an older version\n")
+    there = f'cd "{tmp_path / "older"}" && exec "$0" -m {PROGRAM} "$@"'
+    old = bot(command=("/bin/sh", "-c", there, sys.executable))
+    old_pid, own_pid = await _started_by_another(old, share_dir), os.getpid()
+    assert old_pid != own_pid
+    async with asking(share_dir) as begun:
+        new = bot()
+        new_pid = await pid_of(new)
+        assert new_pid == holder(share_dir) != old_pid
+        async with asking(share_dir) as answer:  # the door came along, though nobody asked for it
+            model.go_on.set()
+            assert await answer.content.read() == b"last"
+        assert await begun.content.read() == b"last"
+    await until(lambda: not _runs(old_pid))
+    assert await pid_of(new) == new_pid
+
+
+async def _started_by_another(client: GatewayClient, share_dir: Path) -> int:
+    """The process that an older Flow left behind, with a door. It has to be told as that Flow would have told it."""
+    client._met = True  # an older Flow knows its own version, which the code here cannot have
+    await client.open("w", run_dir(share_dir))
+    pid = await pid_of(client)
+    await client.aclose()
+    return pid
+
+
+async def test_two_bots_at_once_share_one_process(bot: Bot, share_dir: Path, model: Model) -> None:
+    one, other = bot(), bot()
+    await asyncio.gather(one.open("v", run_dir(share_dir, "v")), other.open("w", run_dir(share_dir, "w")))
+    assert await pid_of(one) == await pid_of(other)
+    assert (await one.state())["doors"] == 2
+    await one.aclose()
+    async with asking(share_dir, "v"):
+        pass
+
+
+async def test_a_closed_door_stays_closed(bot: Bot, share_dir: Path) -> None:
+    client = bot()
+    await client.open("w", run_dir(share_dir))
+    await client.close("w")
+    await client.close("w")
+    assert not _connects(run_dir(share_dir))
+    killed = await pid_of(client)
+    os.kill(killed, signal.SIGKILL)
+    await until(lambda: holder(share_dir) not in (None, killed))
+    assert (await client.state())["doors"] == 0
+
+
+async def test_closing_where_nothing_runs_starts_nothing(bot: Bot, share_dir: Path) -> None:
+    await bot().close("w")
+    assert not control_dir(share_dir).exists()
+
+
+async def test_a_directory_that_is_not_there_is_an_error_of_that_door_only(bot: Bot, share_dir: Path) -> None:
+    client = bot()
+    with pytest.raises(FileNotFoundError):
+        await client.open("w", share_dir / "nowhere")
+    await client.open("w", run_dir(share_dir))
+
+
+async def test_it_is_nobodys_child_and_hears_no_ctrl_c(bot: Bot, share_dir: Path) -> None:
+    pid = await pid_of(bot())
+    assert os.getsid(pid) != os.getsid(0)
+    assert Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1] != str(os.getpid())
+
+
+async def test_the_credential_is_in_its_memory_only(
+    bot: Bot, share_dir: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    model.go_on.set()
+    client = bot()
+    await client.open("w", run_dir(share_dir))
+    async with asking(share_dir):
+        pass
+    pid = await pid_of(client)
+    outside = Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
+    outside += b"".join(path.read_bytes() for path in share_dir.rglob("*") if path.is_file())
+    assert b"the model gateway is ready" in outside
+    assert KEY.encode() not in outside
+    assert b"Maya" not in outside
+    assert control_dir(share_dir).stat().st_mode & 0o777 == 0o700
+    assert (control_dir(share_dir) / SOCKET).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("command", [("/bin/false",), ("/no/such/program",), (sys.executable, "-c", "raise OSError()")])
+async def test_where_no_process_can_be_started_the_bot_does_it_itself(
+    bot: Bot, share_dir: Path, model: Model, command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model.go_on.set()
+    client = bot(command=command)
+    await client.open("w", run_dir(share_dir))
+    async with asking(share_dir):
+        assert await pid_of(client) == os.getpid()
+    await client.close("w")
+    assert not _connects(run_dir(share_dir))
+    out = capsys.readouterr()
+    assert (out.out + out.err).count("runs in this process") == 1
+
+
+# The end of it
+
+
+async def test_it_ends_when_no_bot_and_no_worklet_is_left(bot: Bot, share_dir: Path) -> None:
+    client = bot(command=(*PROCESS, "--empty", "0.3"))
+    await client.open("gone", run_dir(share_dir, "gone"))  # nothing listens there as a relay would
+    await client.open("closed", run_dir(share_dir, "closed"))
+    await client.close("closed")
+    pid = await pid_of(client)
+    await asyncio.sleep(1)  # a bot is there: it stays
+    assert _runs(pid)
+    await client.aclose()
+    await until(lambda: not _runs(pid))
+    assert "its worklet has ended" in (control_dir(share_dir) / LOG).read_text()
+    assert not (control_dir(share_dir) / SOCKET).exists()
+
+
+async def test_it_waits_longer_for_the_bot_of_a_worklet_that_lives(bot: Bot, share_dir: Path) -> None:
+    asked = asyncio.Event()
+
+    async def relay(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 401 Unauthorized\r\n\r\n")
+        writer.close()
+        asked.set()
+
+    client = bot(command=(*PROCESS, "--empty", "0.3", "--idle", "2"))
+    await client.open("w", run_dir(share_dir))
+    pid = await pid_of(client)
+    async with await asyncio.start_unix_server(relay, sock=listen(run_dir(share_dir), "relay.sock")):
+        await client.aclose()
+        await asyncio.wait_for(asked.wait(), 10)
+        assert _connects(run_dir(share_dir)), "the door stays open"
+        await until(lambda: not _runs(pid))
+
+
+async def test_it_does_not_end_while_a_request_runs(bot: Bot, share_dir: Path, model: Model) -> None:
+    client = bot(command=(*PROCESS, "--empty", "0.2", "--idle", "0.2"))
+    await client.open("w", run_dir(share_dir))
+    pid = await pid_of(client)
+    async with asking(share_dir) as answer:
+        await client.aclose()
+        await asyncio.sleep(1)
+        model.go_on.set()
+        assert await answer.content.read() == b"last"
+    await until(lambda: not _runs(pid))
+
+
+async def test_it_ends_with_its_directory(bot: Bot, share_dir: Path) -> None:
+    client = bot(command=(*PROCESS, "--empty", "0.3"), beat=60)
+    pid = await pid_of(client)
+    await client.aclose()
+    shutil.rmtree(share_dir)
+    await until(lambda: not _runs(pid))
+
+
+async def test_a_stranger_on_the_control_socket_changes_nothing(bot: Bot, share_dir: Path, model: Model) -> None:
+    model.go_on.set()
+    client = bot()
+    await client.open("w", run_dir(share_dir))
+    with short_path(control_dir(share_dir), SOCKET) as path:
+        for line in (b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b'{"do": "nonsense", "id": 7}\n', b'{"do": "open"}\n'):
+            reader, writer = await asyncio.open_unix_connection(path, limit=LONGEST)
+            writer.write(line)
+            writer.write_eof()
+            answer = await reader.read()
+            assert not answer or "error" in json.loads(answer)
+            writer.close()
+    async with asking(share_dir):
+        pass
+
+
+# What a worklet may hold open
+
+
+@asynccontextmanager
+async def door(directory: Path, *, most: int, seconds: float) -> AsyncIterator[Door]:
+    async def answer(_: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(text="well")
+
+    made = Door("w", directory, answer, Traffic(), most=most, seconds=seconds)
+    await made.listen()
+    yield made
+    await made.close()
+
+
+async def test_a_worklet_has_so_many_connections_and_no_more(tmp_path: Path) -> None:
+    async with door(tmp_path, most=2, seconds=60):
+        with short_path(tmp_path, "gateway.sock") as path:
+            held = [await asyncio.open_unix_connection(path) for _ in range(2)]
+            assert not await _answers(path)
+            for _, writer in held:
+                writer.close()
+            await until(lambda: _answers(path))
+
+
+async def test_a_connection_that_asks_for_nothing_is_closed_and_one_that_did_is_kept(tmp_path: Path) -> None:
+    async with door(tmp_path, most=9, seconds=0.2):
+        with short_path(tmp_path, "gateway.sock") as path:
+            slow, slow_writer = await asyncio.open_unix_connection(path)
+            slow_writer.write(b"POST /v1/messages HTTP/1.1\r\nHost: ")
+            kept, kept_writer = await asyncio.open_unix_connection(path)
+            for _ in range(2):
+                kept_writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert (await kept.readuntil(b"well")).startswith(b"HTTP/1.1 200")
+                if not slow.at_eof():
+                    assert b"200" not in await slow.read()
+            slow_writer.close()
+            kept_writer.close()
+
+
+async def _answers(path: str) -> bool:
+    reader, writer = await asyncio.open_unix_connection(path)
+    try:
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        return b"200" in await reader.read()
+    except ConnectionError:
+        return False
+    finally:
+        writer.close()

@@ -1,0 +1,240 @@
+"""The model gateway as a process of its own: a model's answer goes on while the bot is away.
+
+    python -m worklets.gatewayprocess SHARE_DIR
+
+There is one for each share directory. The bot starts it and tells it over its control socket what it must know
+(`worklets.gatewaycontrol` has the words); nothing secret is in its arguments, its environment or on the disk. It
+ends by itself when nobody needs it any more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Any
+
+from config.logging import configure, get_logger
+from worklets import sockets
+from worklets.gateway import Credential, ModelGateway
+from worklets.gatewaycontrol import LOCK, LOG, LONGEST, SOCKET, acquire, control_dir, version
+from worklets.gatewaydoor import Door  # noqa: F401 - loads what the first door needs
+from worklets.identity import Identity
+from worklets.relay.relay import hide
+
+IDLE_SECONDS = 900.0  # without a bot and without a request
+EMPTY_SECONDS = 10.0  # without a bot and without a worklet
+_LOCK_SECONDS = 2.0  # how long a predecessor may take to let go
+_TERM_SECONDS = 10.0  # what running requests have left after SIGTERM
+_LOG_BYTES = 1 << 20
+_ALIVE_SECONDS = 5.0
+
+log = get_logger(__name__)
+
+
+class GatewayProcess:
+    """Serves from `run`'s begin to its end. `lock` is the descriptor that `gatewaycontrol.acquire` gave."""
+
+    def __init__(self, share_dir: Path, lock: int, *, idle: float = IDLE_SECONDS, empty: float = EMPTY_SECONDS) -> None:
+        self._directory, self._lock = control_dir(share_dir), lock
+        self._idle, self._empty = idle, empty
+        self._version = version()
+        self._gateway = ModelGateway("", None, Identity.load(share_dir))
+        self._bots: set[asyncio.StreamWriter] = set()
+        self._changed = time.monotonic()  # when a bot left, or a door closed for good
+        self._one_at_a_time = asyncio.Lock()
+        self._end, self._patience = asyncio.Event(), float("inf")
+        self._control: asyncio.Server | None = None
+
+    async def run(self) -> None:
+        """Returns when it was told to end or nobody needs it, and all requests have ended. Raises OSError."""
+        listening = sockets.listen(self._directory, SOCKET, mode=0o600)
+        self._control = await asyncio.start_unix_server(self._converse, sock=listening, limit=LONGEST)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._terminate)
+        log.info("the model gateway is ready", pid=os.getpid(), version=self._version)
+        watching = asyncio.create_task(self._watch())
+        try:
+            await self._end.wait()
+            self._hand_over()
+            for bot in list(self._bots):
+                bot.close()
+            log.info("the model gateway ends", running=self._gateway.running)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if self._patience == float("inf") else self._patience):
+                    await self._gateway.finish()
+        finally:
+            watching.cancel()
+            await self._gateway.aclose()
+
+    def _terminate(self) -> None:
+        self._patience = _TERM_SECONDS
+        self._end.set()
+
+    def _hand_over(self) -> None:
+        """Nothing listens after this, and a successor may have the lock. Idempotent."""
+        if self._control is None:
+            return
+        self._gateway.shut()
+        self._control.close()
+        self._control = None
+        if self._is_ours():
+            (self._directory / SOCKET).unlink(missing_ok=True)
+        os.close(self._lock)
+
+    def _is_ours(self) -> bool:
+        """Whether the lock that we hold is the one that others find: a share directory may be gone, or made anew."""
+        held = os.fstat(self._lock)
+        return sockets.place(self._directory, LOCK) == (held.st_dev, held.st_ino)
+
+    # The control socket
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._bots.add(writer)
+        try:
+            while line := await reader.readline():
+                writer.write(json.dumps(await self._obey(line)).encode() + b"\n")
+                await writer.drain()
+        except (ConnectionError, ValueError, AttributeError):
+            pass  # it has gone, or is no bot: a line without end, or not a JSON object
+        finally:
+            self._bots.discard(writer)
+            self._changed = time.monotonic()
+            writer.close()
+
+    async def _obey(self, line: bytes) -> dict[str, Any]:
+        request = json.loads(line)
+        try:
+            async with self._one_at_a_time:
+                answer = await self._answer(request["do"], request)
+        except OSError as e:
+            answer = {"error": e.strerror or str(e), "errno": e.errno}
+        except (ValueError, KeyError, TypeError) as e:
+            answer = {"error": f"not understood ({type(e).__name__})"}  # the request may hold a credential
+        return {"id": request.get("id"), **answer}
+
+    async def _answer(self, do: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        match do:
+            case "hello":
+                self._greet(request)
+                return self._state()
+            case "doors":
+                return self._state() | {"running": self._gateway.running}
+            case "open":
+                await self._gateway.open(request["name"], Path(request["run_dir"]))
+            case "close":
+                await self._gateway.close(request["name"])
+                self._changed = time.monotonic()
+            case "shutdown":
+                self._hand_over()
+                self._end.set()
+            case _:
+                raise ValueError(do)
+        return {}
+
+    def _greet(self, request: Mapping[str, Any]) -> None:
+        if request["version"] in (None, self._version):
+            credential = Credential(request["api_key"], request["oauth_token"])
+            self._gateway.configure(request["base_url"], credential)
+            log.info("a bot is here", upstream=request["base_url"])
+
+    def _state(self) -> dict[str, Any]:
+        doors = {name: str(run_dir) for name, run_dir in self._gateway.doors().items()}
+        return {"version": self._version, "pid": os.getpid(), "doors": doors}
+
+    # The end
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self._empty / 2)
+            if self._control is None:
+                return
+            if not self._is_ours():
+                log.warning("the share directory is gone")
+                self._end.set()
+            elif not self._bots and not self._gateway.running:
+                await self._look_after_itself()
+
+    async def _look_after_itself(self) -> None:
+        for name, run_dir in self._gateway.doors().items():
+            if not await _is_alive(run_dir):
+                log.info("its worklet has ended, so its door is closed", worklet=name)
+                await self._gateway.close(name)
+                self._changed = time.monotonic()
+        quiet = time.monotonic() - max(self._changed, self._gateway.last_request)
+        if not self._bots and quiet > (self._idle if self._gateway.doors() else self._empty):
+            self._end.set()
+
+
+async def _is_alive(run_dir: Path) -> bool:
+    """Whether the worklet's relay listens. It is asked something that it refuses: a bare connection it would report."""
+    try:
+        with sockets.short_path(run_dir, "relay.sock") as path:
+            reader, writer = await asyncio.open_unix_connection(path)
+    except BlockingIOError:
+        return True  # its queue is full
+    except OSError:
+        return False
+    writer.write(b"GET / HTTP/1.1\r\nHost: worklet\r\nConnection: close\r\n\r\n")
+    with suppress(TimeoutError, ConnectionError):
+        async with asyncio.timeout(_ALIVE_SECONDS):
+            await reader.read(1)
+    writer.close()
+    return True
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0 when it ended as it should, also when another process serves already; 1 and a sentence when it cannot serve."""
+    parser = argparse.ArgumentParser(prog="python -m worklets.gatewayprocess", description=__doc__)
+    parser.add_argument("share_dir", type=Path)
+    parser.add_argument("--idle", type=float, default=IDLE_SECONDS, help="seconds without a bot and without a request")
+    parser.add_argument("--empty", type=float, default=EMPTY_SECONDS, help="seconds without a bot and without a door")
+    args = parser.parse_args(argv)
+    directory = control_dir(args.share_dir)
+    try:
+        lock = _acquire(directory)
+        if lock is None:
+            return 0
+        hide()
+        _configure_log(directory / LOG)
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+        async def serve() -> None:
+            await GatewayProcess(args.share_dir, lock, idle=args.idle, empty=args.empty).run()
+
+        asyncio.run(serve())
+    except OSError as e:
+        sys.stderr.write(f"The model gateway cannot serve {directory}: {e}.\n")
+        return 1
+    return 0
+
+
+def _acquire(directory: Path) -> int | None:
+    end = time.monotonic() + _LOCK_SECONDS
+    while (lock := acquire(directory)) is None and time.monotonic() < end:
+        time.sleep(0.05)
+    return lock
+
+
+def _configure_log(path: Path) -> None:
+    """As the bot's log, into a file that cannot grow for ever."""
+    configure("console", stream=sys.stderr)
+    root = logging.getLogger()
+    formatter = root.handlers[0].formatter
+    handler = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8", delay=True)
+    handler.setFormatter(formatter)
+    root.handlers[:] = [handler]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
