@@ -25,7 +25,7 @@ from worklets.rundir import worklet_dir
 from worklets.runtime import Runtime, Worklet, WorkletSpec
 
 if TYPE_CHECKING:
-    from worklets.gateway import ModelGateway
+    from worklets.gateway import Doors
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +40,7 @@ class WorkletHost:
     def __init__(
         self,
         runtime: Runtime,
-        gateway: ModelGateway,
+        gateway: Doors,
         identity: Identity,
         share_dir: Path,
         *,
@@ -57,7 +57,6 @@ class WorkletHost:
         self._share_dir, self._model = share_dir, model
         self._attach_timeout, self._environ = attach_timeout, environ
         self._local_repositories = local_repositories
-        self._doors: set[str] = set()
 
     async def open(
         self,
@@ -106,13 +105,12 @@ class WorkletHost:
                 env=claude_env(self._identity.token("gateway", name), env),
             )
         )
-        await self._open_door(worklet, anew=True)
+        await self._open_door(worklet)
         return await self._attach_new(worklet, fence, earlier)
 
     async def close(self, name: str) -> None:
         """Ends the worklet politely and removes its container; the volume stays. Idempotent. Raises WorkletError."""
         await self._runtime.remove(name)
-        self._doors.discard(name)
         await self._gateway.close(name)
 
     async def destroy(self, name: str) -> None:
@@ -130,7 +128,7 @@ class WorkletHost:
         return worklet.id if worklet else None
 
     async def _attach_running(self, worklet: Worklet, position: Position | None, fence: int) -> Agent:
-        await self._open_door(worklet, anew=False)
+        await self._open_door(worklet)
         token = self._identity.token("relay", worklet.name)
 
         async def attach(after: Position | None) -> Agent:
@@ -171,10 +169,7 @@ class WorkletHost:
         said = (await self._runtime.logs(name, 5)).strip()
         return f"The worklet ended as soon as it had started: {said or 'it said nothing'}."
 
-    async def _open_door(self, worklet: Worklet, *, anew: bool) -> None:
-        """Opening a door that is open would break the requests that pass through it."""
-        if not anew and worklet.name in self._doors:
-            return
+    async def _open_door(self, worklet: Worklet) -> None:
         try:
             await self._gateway.open(worklet.name, worklet.run_dir)
         except OSError as error:
@@ -182,7 +177,6 @@ class WorkletHost:
                 f"Flow cannot listen in {worklet.run_dir}: {error.strerror or error}.",
                 suggestion="Check the rights of FLOW_SHARE_DIR, then write again.",
             ) from error
-        self._doors.add(worklet.name)
 
     async def _bring(self, name: str, repository: str, branch: str | None) -> None:
         """Clones outside the worklet, which has no network. A volume that got half of it is not kept."""
