@@ -8,12 +8,13 @@ from typing import Any
 
 from slack_bolt.async_app import AsyncApp
 
-from bot.actions import stop_session
 from bot.door import Ack, Door, Respond
 from bot.errors import sentence_for
-from bot.inbound import Subcommand, read_command
-from bot.listing import LIVE, help_blocks, sessions_blocks, status_text, title
+from bot.inbound import Misspelt, Subcommand, read_command
+from bot.listing import LIVE, help_blocks, sessions_blocks, status_text
+from bot.markdown import clean, clip
 from bot.parts import Block, fallback, section
+from bot.stopping import stop_in_channel
 from config.logging import get_logger
 from sessions.types import Prompt, Session, SessionState
 
@@ -28,7 +29,7 @@ def register(app: AsyncApp, door: Door) -> None:
                 await _start(door, asked, respond)
                 await ack()
                 return
-            blocks = await _answer(door, asked, respond)
+            blocks = await _answer(door, asked)
         except Exception as error:  # noqa: BLE001 - commands are not redelivered: the person must hear of it
             await ack(text=sentence_for(error, "/flow"))
             return
@@ -53,7 +54,9 @@ async def _start(door: Door, prompt: Prompt, respond: Respond) -> None:
         door.show.if_refused(submitted.turn.id, refused)
 
 
-async def _answer(door: Door, asked: Subcommand, respond: Respond) -> list[Block]:
+async def _answer(door: Door, asked: Subcommand | Misspelt) -> list[Block]:
+    if isinstance(asked, Misspelt):
+        return [section(_hint(asked))]
     match asked.name:
         case "status":
             known = await door.sessions.list(states=(*LIVE, SessionState.ASLEEP), limit=1_000)
@@ -62,21 +65,15 @@ async def _answer(door: Door, asked: Subcommand, respond: Respond) -> list[Block
             mine = await _live(door, asked.user_id)
             return sessions_blocks(mine, door.me, "*Your sessions*", "You have no session that is awake.")
         case "stop":
-            return await _stop(door, asked, respond)
+            return await stop_in_channel(door, asked.channel, asked.user_id)
         case _:
             return help_blocks(door.me)
 
 
+def _hint(asked: Misspelt) -> str:
+    word = clip(clean(asked.word).replace("`", "'"), 40)
+    return f"Did you mean `/flow {asked.meant}`? If `{word}` is for Claude, say it in a few more words."
+
+
 async def _live(door: Door, user_id: str) -> Sequence[Session]:
     return await door.sessions.list(user_id=user_id, states=LIVE)
-
-
-async def _stop(door: Door, asked: Subcommand, respond: Respond) -> list[Block]:
-    live = await _live(door, asked.user_id)
-    working = [session for session in live if session.state is SessionState.WORKING]
-    if len(working) == 1:
-        session = working[0]
-        door.after.start(stop_session(door, session.id, asked.user_id, respond, quiet=True), "stop")
-        return [section(f"Stopping {title(session, door.me)}. Reply in its thread to go on.")]
-    none = "You have no session that is awake, so there is nothing to stop."
-    return sessions_blocks(live, door.me, "*Which one?*", none)

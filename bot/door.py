@@ -3,35 +3,106 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_client import AsyncWebClient
 
+from bot.backlog import Backlog
 from bot.inbound import Identity
+from bot.marks import Marks
+from bot.parts import Block
+from bot.people import People
+from bot.reading import Reader
 from bot.show import Show
 from bot.tasks import Tasks
+from config.logging import get_logger
 from sessions.manager import Sessions
+from sessions.types import ThreadId
+
+log = get_logger(__name__)
 
 Ack = Callable[..., Awaitable[Any]]
 Respond = Callable[..., Awaitable[Any]]
 
 
-@dataclass(frozen=True, slots=True)
 class Door:
-    """`version` and `runtime` are words for people. `now` gives seconds since 1970."""
+    """`version` and `runtime` are words for people. `now` gives seconds since 1970.
 
-    sessions: Sessions
-    show: Show
-    client: AsyncWebClient
-    me: Identity
-    version: str
-    runtime: str
-    now: Callable[[], float] = time.time
-    #: What goes on after an acknowledgement. With `process_before_response` the ack leaves when the listener returns.
-    after: Tasks = field(default_factory=lambda: Tasks("slack"))
+    Whoever makes a door calls `attend` before sessions begin to work, enters `after`, and calls `connected` whenever
+    Slack can be heard again.
+    """
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        show: Show,
+        client: AsyncWebClient,
+        me: Identity,
+        version: str,
+        runtime: str,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.sessions = sessions
+        self.show = show
+        self.client = client
+        self.me = me
+        self.version = version
+        self.runtime = runtime
+        self.now = now
+        #: What goes on after an acknowledgement. With `process_before_response` the ack leaves when the listener
+        #: returns.
+        self.after = Tasks("slack")
+        self.people = People(client, me)
+        self.reader = Reader(client)
+        self.marks = Marks(client, self.after, now)
+        self.acted = Recent()
+        self._on_connected: list[Callable[[], None]] = []
+
+    def attend(self) -> None:
+        """From now on asking messages are marked while they wait, and Claude hears what a thread said before it."""
+        self.sessions.observe(self.marks.observe)
+        self.sessions.backlog(Backlog(self.sessions, self.reader, self.people, self.me).collect)
+
+    def connected(self) -> None:
+        """The socket is up, for the first time or again. Returns at once."""
+        for call in self._on_connected:
+            call()
+
+    def when_connected(self, call: Callable[[], None]) -> None:
+        self._on_connected.append(call)
 
     def ts(self) -> str:
         """Now, in the form of a message's ts."""
         return f"{self.now():.6f}"
+
+    async def whisper(self, thread: ThreadId, user_id: str, text: str, blocks: Sequence[Block] | None = None) -> None:
+        """Visible to one person. Slack shows nothing of it in a thread that has no reply yet."""
+        try:
+            await self.client.chat_postEphemeral(
+                channel=thread.channel, thread_ts=thread.thread_ts, user=user_id, text=text, blocks=blocks
+            )
+        except SlackApiError as error:
+            log.warning("cannot answer privately", error=error.response.get("error"))
+
+
+class Recent:
+    """What was acted on lately: Slack may tell of one thing twice, and not all of it is in the database."""
+
+    def __init__(self, most: int = 1_000) -> None:
+        self._most = most
+        self._keys: OrderedDict[str, None] = OrderedDict()
+
+    def first(self, key: str) -> bool:
+        """True the first time."""
+        known = key in self._keys
+        self._keys[key] = None
+        if len(self._keys) > self._most:
+            self._keys.popitem(last=False)
+        return not known
+
+    def forget(self, key: str) -> None:
+        """It failed: the next time is the first again."""
+        self._keys.pop(key, None)

@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from bot.spelling import nearest
 from sessions.types import Prompt, ThreadId
 
 #: Subtypes that are a person's message all the same; every other one is an edit, a join, a bot's post and the like.
 _SPOKEN = (None, "file_share", "thread_broadcast")
+_SPOKEN_BY_APPS = (*_SPOKEN, "bot_message")
 SUBCOMMANDS = ("help", "status", "stop", "sessions")
 
 
@@ -42,6 +44,47 @@ class EmptyMention:
 
 
 @dataclass(frozen=True, slots=True)
+class StopWord:
+    """Somebody wrote `stop` and nothing else. `thread.thread_ts` None: not in a thread. `called`: with a mention."""
+
+    thread: ThreadId
+    source_id: str
+    ts: str
+    user_id: str
+    called: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Something in a thread that is meant for others. `markup`: Slack's own form of the text, files named.
+
+    `author`: a name, of an app; None for a person, whose name Slack does not send along.
+    """
+
+    thread: ThreadId
+    source_id: str
+    ts: str
+    user_id: str
+    author: str | None
+    markup: str
+
+
+@dataclass(frozen=True, slots=True)
+class Amendment:
+    """A message was edited, or deleted (`text` None). `text` is read like a prompt's.
+
+    `aside`: its text as Slack's markup, if it is meant for others now. `addressed`: it is, or was, for the bot.
+    """
+
+    thread: ThreadId
+    source_id: str
+    text: str | None
+    edited_ts: str
+    aside: str | None
+    addressed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Subcommand:
     """`/flow` followed by one known word, or by nothing (help)."""
 
@@ -50,37 +93,87 @@ class Subcommand:
     channel: str
 
 
-Inbound: TypeAlias = Prompt | EmptyMention | None
+@dataclass(frozen=True, slots=True)
+class Misspelt:
+    """`/flow` followed by one word that is nearly a known one."""
+
+    word: str
+    meant: str
 
 
-def read_message(event: Mapping[str, Any], me: Identity) -> Inbound:
-    """An `app_mention` or `message` event. Both kinds of one message give the same Prompt, so that it is one turn.
+Inbound: TypeAlias = Prompt | EmptyMention | StopWord | Said | None
 
-    None: nothing that concerns the bot. Messages of bots, edits, joins and the bot's own never do.
+
+def read_message(event: Mapping[str, Any], me: Identity, *, late: bool = False) -> Inbound:
+    """An `app_mention` or `message` event. Both kinds of one message give the same value, so that it is one turn.
+
+    None: nothing that concerns the bot. Edits, joins and the bot's own messages never do. `late`: a message that
+    `conversations.replies` or `.history` gave, with "channel" added; it may have been edited meanwhile.
     """
-    if not _spoken_by_a_person(event, me):
+    if not _spoken(event, me, late):
         return None
-    raw, channel, ts = str(event.get("text") or ""), str(event["channel"]), str(event["ts"])
-    direct = event.get("channel_type") == "im" or channel.startswith("D")
-    called = direct or event.get("type") == "app_mention" or _mention_of(me).search(raw) is not None
+    channel, ts = str(event["channel"]), str(event["ts"])
     root = str(event.get("thread_ts") or ts)
-    if not called and root == ts:
+    words, source_id = _words(event, me), f"{channel}:{ts}"
+    if _by_an_app(event) or (not words.called and _for_others(words.markup)):
+        thread = ThreadId(me.team_id, channel, root)
+        return None if root == ts else Said(thread, source_id, ts, _who(event), _app_name(event), words.markup)
+    if not words.called and root == ts:
         return None
+    here = ThreadId(me.team_id, channel, event.get("thread_ts"))
+    if _STOP.fullmatch(words.text):
+        return StopWord(here, source_id, ts, str(event["user"]), words.called)
+    if not words.text:
+        return EmptyMention(here, str(event["user"])) if words.called else None
     thread = ThreadId(me.team_id, channel, root)
-    asked, repository, branch = _take_options(_mention_of(me).sub(" ", raw)) if called else (raw, None, None)
-    text = _with_files(readable(asked).strip(), event.get("files") or [])
-    if not text:
-        here = ThreadId(me.team_id, channel, event.get("thread_ts"))
-        return EmptyMention(here, str(event["user"])) if called else None
-    return Prompt(thread, f"{channel}:{ts}", ts, str(event["user"]), text, called, repository, branch)
+    return Prompt(thread, source_id, ts, str(event["user"]), words.text, words.called, words.repository, words.branch)
 
 
-def read_command(body: Mapping[str, Any], me: Identity, ts: str) -> Prompt | Subcommand:
+def said_by(message: Mapping[str, Any], thread: ThreadId, me: Identity) -> Said | None:
+    """A message that `conversations.replies` gave, with "channel" added, whoever it is for. None: nobody's words."""
+    markup = _words(message, me).markup
+    if not markup or not _spoken(message, me, late=True):
+        return None
+    source_id, ts = f"{message['channel']}:{message['ts']}", str(message["ts"])
+    return Said(thread, source_id, ts, _who(message), _app_name(message), markup)
+
+
+def read_edit(event: Mapping[str, Any], me: Identity) -> Amendment | None:
+    """A `message_changed` or `message_deleted` event. None: the words stayed the same, or the message is the bot's.
+
+    Slack tells also of unfurled links as a change, and of a deleted root with replies as one into a tombstone.
+    """
+    before: Mapping[str, Any] = event.get("previous_message") or {}
+    after: Mapping[str, Any] = event.get("message") or {}
+    deleted = event["subtype"] == "message_deleted" or after.get("subtype") == "tombstone"
+    ts = str(event.get("deleted_ts") or after.get("ts") or before.get("ts") or "")
+    if not ts or _is_mine(before, me) or _is_mine(after, me) or (not before and deleted):
+        return None
+    here = {"channel": event["channel"], "channel_type": event.get("channel_type")}
+    was, now = _words({**before, **here}, me), _words({**after, **here}, me)
+    if not deleted and was.markup == now.markup:
+        return None
+    channel = str(event["channel"])
+    root = str(after.get("thread_ts") or before.get("thread_ts") or ts)
+    others = not deleted and (_by_an_app(after) or (not now.called and _for_others(now.markup)))
+    return Amendment(
+        ThreadId(me.team_id, channel, root),
+        f"{channel}:{ts}",
+        None if deleted else now.text or None,  # nothing but a mention is left: nothing is asked
+        str((after.get("edited") or {}).get("ts") or event.get("event_ts") or event.get("ts")),
+        now.markup if others else None,
+        was.called or (now.called and not deleted),
+    )
+
+
+def read_command(body: Mapping[str, Any], me: Identity, ts: str) -> Prompt | Subcommand | Misspelt:
     """A `/flow` command at `ts` ("<seconds>.<6 digits>"): Slack's payload carries neither a thread nor a time."""
     raw = str(body.get("text") or "").strip()
     user, channel = str(body["user_id"]), str(body["channel_id"])
     if not raw or raw.lower() in SUBCOMMANDS:
         return Subcommand(raw.lower() or "help", user, channel)
+    if (meant := nearest(raw.lower(), SUBCOMMANDS)) is not None:
+        return Misspelt(raw, meant)
     asked, repository, branch = _take_options(raw)
     text = readable(asked).strip()
     if not text:
@@ -89,15 +182,66 @@ def read_command(body: Mapping[str, Any], me: Identity, ts: str) -> Prompt | Sub
     return Prompt(thread, f"cmd:{body['trigger_id']}", ts, user, text, True, repository, branch)
 
 
-def _spoken_by_a_person(event: Mapping[str, Any], me: Identity) -> bool:
-    return (
-        event.get("subtype") in _SPOKEN
-        and not event.get("bot_id")
-        and not event.get("hidden")
-        and not event.get("edited")  # Slack sends app_mention anew when an edit adds the mention
-        and bool(event.get("user"))
-        and event["user"] not in (me.user_id, "USLACKBOT")
+# ---- who speaks, and to whom -------------------------------------------------------------------------------------
+
+_STOP = re.compile(r"stop\s*[.!]*", re.IGNORECASE)
+_OTHERS = re.compile(r"\s*<(?:@|!subteam\^|!here|!channel|!everyone)[^<>]*>")
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """`markup`: as Slack has it, files named. `text`: what is asked, when it is for the bot."""
+
+    markup: str
+    text: str
+    called: bool
+    repository: str | None
+    branch: str | None
+
+
+def _words(event: Mapping[str, Any], me: Identity) -> _Words:
+    raw, channel = str(event.get("text") or ""), str(event["channel"])
+    direct = event.get("channel_type") == "im" or channel.startswith("D")
+    called = direct or event.get("type") == "app_mention" or _mention_of(me).search(raw) is not None
+    asked, repository, branch = _take_options(_mention_of(me).sub(" ", raw)) if called else (raw, None, None)
+    files = event.get("files") or []
+    return _Words(
+        _with_files(raw.strip(), files), _with_files(readable(asked).strip(), files), called, repository, branch
     )
+
+
+def _spoken(event: Mapping[str, Any], me: Identity, late: bool) -> bool:
+    return (
+        event.get("subtype") in (_SPOKEN_BY_APPS if _by_an_app(event) else _SPOKEN)
+        and not event.get("hidden")
+        and (late or not event.get("edited"))  # Slack sends app_mention anew when an edit adds the mention
+        and bool(_who(event))
+        and not _is_mine(event, me)
+        and event.get("user") != "USLACKBOT"
+    )
+
+
+def _is_mine(message: Mapping[str, Any], me: Identity) -> bool:
+    return message.get("user") == me.user_id or (bool(me.bot_id) and message.get("bot_id") == me.bot_id)
+
+
+def _by_an_app(message: Mapping[str, Any]) -> bool:
+    return bool(message.get("bot_id"))
+
+
+def _who(message: Mapping[str, Any]) -> str:
+    return str(message.get("user") or message.get("bot_id") or "")
+
+
+def _app_name(message: Mapping[str, Any]) -> str | None:
+    if not _by_an_app(message):
+        return None
+    return str((message.get("bot_profile") or {}).get("name") or message.get("username") or "an app")
+
+
+def _for_others(markup: str) -> bool:
+    """It begins by mentioning somebody; who also mentions the bot means the bot."""
+    return _OTHERS.match(markup) is not None
 
 
 def _mention_of(me: Identity) -> re.Pattern[str]:

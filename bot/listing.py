@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from bot.inbound import Identity
 from bot.markdown import clean, clip
-from bot.parts import Block, context, section
+from bot.parts import Block, button, context, section
 from sessions.types import Session, SessionState
 
 _SHOWN = 15  # sessions in one list
@@ -19,6 +19,7 @@ STATES = {
     SessionState.WORKING: "working",
     SessionState.ASLEEP: "asleep",
 }
+BUSY = (SessionState.NEW, SessionState.WAITING, SessionState.STARTING, SessionState.WORKING)  # something to stop
 LIVE = (SessionState.WAITING, SessionState.STARTING, SessionState.IDLE, SessionState.WORKING)
 
 
@@ -31,7 +32,10 @@ def help_text(me: Identity) -> str:
         "• Reply in the thread to go on, mention or not. In a direct message every message counts.\n"
         "• `repo=<url>` and `branch=<name>` in the first message bring a repository along.\n"
         "• `/flow sessions` lists your threads, `/flow status` says how I am.\n"
-        "• `/flow stop` stops one; write it in the channel, Slack takes no commands in threads.\n"
+        "• To stop me, press *Stop*, write `stop` in the thread, react with :octagonal_sign:, "
+        "or type `/flow stop` in the channel. What is written stays, and you can go on.\n"
+        "• What you write while I work waits its turn: press *Now* to have it done at once, or edit or delete it.\n"
+        "• A reply that begins with somebody else's name is for them; I only take note.\n"
         "After a while of silence a session falls asleep; your next reply wakes it where it stood."
     )
 
@@ -69,25 +73,17 @@ def title(session: Session, me: Identity) -> str:
 
 
 def sessions_blocks(sessions: Sequence[Session], me: Identity, heading: str, empty: str) -> list[Block]:
-    """A line for each session, with a Stop button where something is awake."""
+    """A line for each session, with a button where something works or is awake."""
     if not sessions:
         return [section(empty)]
     blocks = [section(heading)]
     for session in sessions[:_SHOWN]:
         block = section(f"{title(session, me)}\n<#{session.thread.channel}> · {STATES[session.state]}")
-        if session.state in LIVE:
-            block["accessory"] = stop_button(session)
+        if session.state in BUSY:
+            block["accessory"] = button("stop", "Stop", session.id, "danger")
+        elif session.state in LIVE:
+            block["accessory"] = button("sleep", "Let it sleep", session.id)
         blocks.append(block)
     if len(sessions) > _SHOWN:
         blocks.append(context(f"and {len(sessions) - _SHOWN} more"))
     return blocks
-
-
-def stop_button(session: Session) -> Block:
-    return {
-        "type": "button",
-        "action_id": "stop",
-        "text": {"type": "plain_text", "text": "Stop"},
-        "value": session.id,
-        "style": "danger",
-    }

@@ -1,4 +1,4 @@
-"""Mentions, replies and direct messages: each is stored as a turn, then acknowledged."""
+"""Mentions, replies and direct messages: each is stored as a turn, or as an aside, then acknowledged."""
 
 from __future__ import annotations
 
@@ -7,38 +7,51 @@ from typing import Any
 
 from slack_bolt.async_app import AsyncApp
 from slack_bolt.request.async_request import AsyncBoltRequest
-from slack_sdk.errors import SlackApiError
 
+from bot.backlog import as_aside
 from bot.door import Door
+from bot.edits import take_edit
 from bot.errors import sentence_for
-from bot.inbound import EmptyMention, read_message
+from bot.inbound import EmptyMention, Said, StopWord, read_message
 from bot.listing import help_text
+from bot.stopping import is_redelivered, stop_word
 from config.errors import FlowError
 from config.logging import bind, get_logger
-from sessions.types import Prompt, ThreadId
+from sessions.types import Prompt
 
 log = get_logger(__name__)
 
 
 def register(app: AsyncApp, door: Door) -> None:
     async def heard(event: dict[str, Any], request: AsyncBoltRequest) -> None:
-        asked = read_message(event, door.me)
-        if isinstance(asked, Prompt):
-            await _submit(door, asked, first_try=_is_first_try(request))
-        elif isinstance(asked, EmptyMention) and event.get("type") != "app_mention":
-            # The same words come as app_mention too; one help is enough.
-            door.after.start(_whisper(door, asked.thread, asked.user_id, help_text(door.me)), "help")
+        if event.get("subtype") in ("message_changed", "message_deleted"):
+            await take_edit(door, event)
+        else:
+            await take(door, event, again=is_redelivered(request))
 
     app.event("app_mention")(heard)
     app.event("message")(heard)
 
 
-def _is_first_try(request: AsyncBoltRequest) -> bool:
-    return request.headers.get("x-slack-retry-num", ["0"])[0] == "0"
+async def take(door: Door, event: dict[str, Any], *, again: bool = False, late: bool = False) -> None:
+    """What a message asks for, or nothing. Returning acknowledges; raising leaves the event to Slack's redelivery.
+
+    `again`: it is a redelivery. `late`: it was read from the conversation, not told as an event.
+    """
+    # Both events of a mention ask the same; what is not stored is done for one of them.
+    twin = event.get("type") == "app_mention"
+    match read_message(event, door.me, late=late):
+        case Prompt() as prompt:
+            await _submit(door, prompt, apologise=not (again or late))
+        case Said() as said:
+            await _overhear(door, said)
+        case StopWord() as word if not twin:
+            await stop_word(door, word, late=again or late)
+        case EmptyMention() as empty if not twin and not late:
+            door.after.start(door.whisper(empty.thread, empty.user_id, help_text(door.me)), "help")
 
 
-async def _submit(door: Door, prompt: Prompt, *, first_try: bool) -> None:
-    """Returning acknowledges; raising leaves the event to Slack's redelivery."""
+async def _submit(door: Door, prompt: Prompt, *, apologise: bool) -> None:
     with bind(thread=prompt.thread.thread_ts, channel=prompt.thread.channel):
         try:
             submitted = await door.sessions.submit(prompt)
@@ -47,21 +60,18 @@ async def _submit(door: Door, prompt: Prompt, *, first_try: bool) -> None:
             raise
         except Exception as error:
             told = sentence_for(error, "storing a message")
-            if first_try:
+            if apologise:
                 thread = prompt.thread
                 here = thread if thread.thread_ts != prompt.ts else replace(thread, thread_ts=None)
-                door.after.start(_whisper(door, here, prompt.user_id, told), "apology")
+                door.after.start(door.whisper(here, prompt.user_id, told), "apology")
             raise
         if submitted is None:
-            log.debug("message in a thread without a session", source=prompt.source_id)
+            log.debug("nothing to do for this message", source=prompt.source_id)
         elif not submitted.fresh:
             log.debug("message known already", source=prompt.source_id)
 
 
-async def _whisper(door: Door, thread: ThreadId, user_id: str, text: str) -> None:
-    """Visible to one person. Slack shows nothing of it in a thread that has no reply yet."""
-    channel, thread_ts = thread.channel, thread.thread_ts
-    try:
-        await door.client.chat_postEphemeral(channel=channel, thread_ts=thread_ts, user=user_id, text=text)
-    except SlackApiError as error:
-        log.warning("cannot answer privately", error=error.response.get("error"))
+async def _overhear(door: Door, said: Said) -> None:
+    """Claude hears of it with the next turn."""
+    if await door.sessions.find(said.thread) is not None:
+        await door.sessions.overheard([await as_aside(door.people, said)])

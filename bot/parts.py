@@ -49,6 +49,21 @@ def section(text: str) -> Block:
     return {"type": "section", "text": mrkdwn(text)}
 
 
+def button(action_id: str, text: str, value: str, style: str | None = None) -> Block:
+    """`style`: "primary" or "danger"."""
+    made: Block = {
+        "type": "button",
+        "action_id": action_id,
+        "text": {"type": "plain_text", "text": text},
+        "value": value,
+    }
+    return made | {"style": style} if style else made
+
+
+def actions(*buttons: Block) -> Block:
+    return {"type": "actions", "elements": list(buttons)}
+
+
 def sectioned(part: Part) -> Part:
     """The same words in sections of plain text, which Slack has no way to misread."""
     blocks: list[Block] = []

@@ -6,21 +6,21 @@ only what changed.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from bot.below import cut_part, footer, note, person, stop_button, waiting_buttons
 from bot.layout import Layout, Mark, Page, TextPiece, ToolsPiece
-from bot.markdown import clean, clip, escape, neutralise
-from bot.parts import ROOT, Block, Part, context, fallback, section
-from bot.toollines import ToolLine, tool_line
-from sessions.events import LifeEvent, Preparing, Queued, Settled, Started, WaitingForPlace
-from sessions.types import Done, Failed, Interrupted, Session, Turn
-from worklets.clone import without_password
+from bot.markdown import clean, clip, neutralise
+from bot.parts import Block, Part, context, fallback
+from bot.toollines import ToolLine, restart_line, tool_line
+from sessions.events import LifeEvent, Preparing, Queued, Settled, Started, Stopping, WaitingForPlace
+from sessions.types import Cut, Done, Failed, Interrupted, TurnId, Withdrawn
 from worklets.events import (
     AgentEvent,
     Asked,
     PreviewVoided,
+    Restarted,
     Retrying,
     Text,
     TextDelta,
@@ -37,16 +37,19 @@ _PREPARING = {
     "waking": "Waking up where we left off…",
     "resuming": "Picking the work up again…",
 }
-_NOTE_ROOM = 600
-_QUOTE_ROOM = 2_600
 
 
 class TurnView:
     """What is known of one turn, and how it looks."""
 
-    def __init__(self) -> None:
+    def __init__(self, turn_id: TurnId | None = None, *, opens_thread: bool = False) -> None:
+        """`turn_id` None: without buttons. `opens_thread`: the message that opens it must not stand there alone."""
+        self._turn_id = turn_id
+        self._opens_thread = opens_thread
         self._layout = Layout()
         self._status = "Starting…"
+        self._waits = False  # for the turns before it
+        self._stopping = False
         self._tools: dict[str, ToolLine] = {}
         self._preview: list[str] = []
         self._mark: Mark | None = None  # where the open preview began
@@ -55,7 +58,8 @@ class TurnView:
         self._settled: Settled | None = None
         self._broken = False
         self._rendered: list[Part] = []
-        self._looks: list[tuple[tuple[str, ...], bool]] = []  # of each rendered part: what is below it, if it is final
+        self._looks: list[tuple[list[Block], bool]] = []  # of each rendered part: what is below it, if it is final
+        self._question: Part | None = None
 
     @property
     def settled(self) -> bool:
@@ -77,6 +81,7 @@ class TurnView:
     # ---- fold ----
 
     def _queued(self, event: Queued) -> None:
+        self._waits = event.ahead > 0
         if event.ahead > 1:
             self._status = f"Waiting: I will start when the {event.ahead} messages before this one are answered."
         elif event.ahead == 1:
@@ -85,12 +90,18 @@ class TurnView:
     def _waiting(self, event: WaitingForPlace) -> None:
         places = "the only place is" if event.limit == 1 else f"all {event.limit} places are"
         self._status = f"Waiting for a place: {places} taken by working sessions. I will start when one is free."
+        self._waits = False
 
     def _preparing(self, event: Preparing) -> None:
         self._status = _PREPARING.get(event.step, "Preparing…")
+        self._waits = False
 
     def _started(self, _: Started) -> None:
         self._status = "Thinking…"
+        self._waits = False
+
+    def _stop_asked(self, _: Stopping) -> None:
+        self._stopping = True
 
     def _thinking(self, _: Thinking) -> None:
         self._status = "Thinking…"
@@ -153,6 +164,16 @@ class TurnView:
                 page.stale = True
                 return
 
+    def _restarted(self, event: Restarted) -> None:
+        # What the lost process had begun to say and did not finish is not in the transcript either.
+        self._voided(PreviewVoided())
+        for line in self._tools.values():
+            if line.running:
+                line.abandon()
+                self._touch(line)
+        self._layout.add_tool(restart_line(event.reason))
+        self._status = "Picking the work up again…"
+
     def _retrying(self, event: Retrying) -> None:
         why = f"answers with status {event.status}" if event.status else "does not answer"
         self._status = f"Claude's API {why}; trying again ({event.attempt} of {event.max_attempts})…"
@@ -178,12 +199,14 @@ class TurnView:
         WaitingForPlace: _waiting,
         Preparing: _preparing,
         Started: _started,
+        Stopping: _stop_asked,
         Thinking: _thinking,
         TextDelta: _delta,
         PreviewVoided: _voided,
         Text: _text,
         ToolStarted: _tool_started,
         ToolFinished: _tool_finished,
+        Restarted: _restarted,
         Retrying: _retrying,
         Asked: _asked,
         TurnEnded: _turn_ended,
@@ -199,20 +222,38 @@ class TurnView:
     # ---- look ----
 
     def parts(self) -> list[Part]:
-        """All messages of the turn, at least one. Parts that did not change are the same objects as before."""
+        """All messages of the turn; none of one that was taken back. What did not change is the same object as before.
+
+        How a turn that was cut off goes on is asked in a message of its own, the last one.
+        """
         self._layout.settle()
+        if self._vanished:
+            return []
         pages = self._layout.pages or [Page()]
         last = len(pages) - 1
-        closing = self._closing_lines()
+        closing = self._closing()
         for index, page in enumerate(pages):
-            below = closing if index == last else ()
+            below = closing if index == last else []
             look = (below, self._is_final(index, last, page))
             if page.stale or index >= len(self._looks) or self._looks[index] != look:
                 page.stale = False
                 self._looks[index : index + 1] = [look]
                 self._rendered[index : index + 1] = [_render(index, page, *look)]
         del self._rendered[len(pages) :], self._looks[len(pages) :]
-        return list(self._rendered)
+        return [*self._rendered, *self._asking(len(pages))]
+
+    @property
+    def _vanished(self) -> bool:
+        """Taken back before there was anything to see but that it waits."""
+        taken_back = self._settled is not None and isinstance(self._settled.outcome, Withdrawn)
+        return taken_back and not (self._opens_thread or self._layout.pages)
+
+    def _asking(self, index: int) -> list[Part]:
+        if self._settled is None or not isinstance(self._settled.outcome, Cut):
+            return []
+        if self._question is None:
+            self._question = cut_part(index, self._settled.outcome.reason, self._turn_id)
+        return [self._question]
 
     def _is_final(self, index: int, last: int, page: Page) -> bool:
         if self.settled:
@@ -220,24 +261,34 @@ class TurnView:
         committed = last if self._mark is None else min(last, self._mark.pages - 1)
         return index < committed and not any(line.running for line in page.lines())
 
-    def _closing_lines(self) -> tuple[str, ...]:
-        """What stands below the content: the status while it lasts, then how it ended and what it took."""
+    def _closing(self) -> list[Block]:
+        """What stands below the content: the status and buttons while it lasts, then how it ended and what it took."""
+        blocks = [context(line) for line in self._closing_lines()]
+        if self._settled is None and not self._stopping and self._turn_id is not None:
+            blocks.append((waiting_buttons if self._waits else stop_button)(self._turn_id))
+        return blocks
+
+    def _closing_lines(self) -> list[str]:
         lines = ["⚠️ Something went wrong on my side, this answer cannot be shown here."] if self._broken else []
         if self._settled is None:
-            return (*lines, f"⏳ {self._status}")
+            return [*lines, f"⏳ {'Stopping…' if self._stopping else self._status}"]
         match self._settled.outcome:
             case Failed(reason):
-                lines.append(f"⚠️ {clip(clean(reason), _NOTE_ROOM)}")
+                lines.append(note(reason))
             case Interrupted(by):
                 lines.append(f"■ Stopped by {person(by)}." if by else "■ Stopped.")
+            case Withdrawn(by):
+                lines.append(f"■ Taken back by {person(by)}." if by else "■ Taken back.")
+            case Cut():
+                lines.append("■ Cut off.")
             case Done():
                 if not self._layout.pages and not self._broken:
                     lines.append("Claude finished without a word.")
-        footer = _footer(self._settled.seconds, self._usage)
-        return (*lines, footer) if footer else tuple(lines)
+        below = footer(self._settled.seconds, self._usage)
+        return [*lines, below] if below else lines
 
 
-def _render(index: int, page: Page, closing: tuple[str, ...], final: bool) -> Part:
+def _render(index: int, page: Page, closing: list[Block], final: bool) -> Part:
     blocks: list[Block] = []
     for piece in page.pieces:
         if isinstance(piece, ToolsPiece):
@@ -245,8 +296,8 @@ def _render(index: int, page: Page, closing: tuple[str, ...], final: bool) -> Pa
         elif text := _markdown(piece):
             blocks.append({"type": "markdown", "text": text})
     words = bool(blocks)
-    text = fallback(blocks or [context(line) for line in closing])
-    blocks += [context(line) for line in closing]
+    text = fallback(blocks or closing)
+    blocks += closing
     if not blocks:  # a page of white space only
         blocks = [context("…")]
     return Part(index, tuple(blocks), text or "…", final, words)
@@ -259,54 +310,3 @@ def _markdown(piece: TextPiece) -> str:
     if piece.ends_in is not None:
         body += f"\n{piece.ends_in.closer}"
     return body if body.strip() else ""
-
-
-def person(user_id: str) -> str:
-    """A mention, if it is an id; what somebody else made up stays text."""
-    return f"<@{user_id}>" if re.fullmatch(r"[UW][A-Z0-9]+", user_id) else escape(user_id)
-
-
-def root_part(session: Session, turn: Turn) -> Part:
-    """The message that opens the thread of a slash command: who asked, and what."""
-    quoted = "\n".join(f">{line}" for line in _first_lines(clip(clean(turn.text), _QUOTE_ROOM), 60))
-    blocks = [section(f"{person(turn.user_id)} asked:\n{quoted}")]
-    if session.repository:
-        branch = f", branch `{_in_code(session.branch)}`" if session.branch else ""
-        blocks.append(context(f"Repository `{_in_code(without_password(session.repository))}`{branch}"))
-    return Part(ROOT, tuple(blocks), f"{person(turn.user_id)} asked: {clip(clean(turn.text), 1_000)}", True)
-
-
-def _first_lines(text: str, limit: int) -> list[str]:
-    lines = text.splitlines()
-    return lines if len(lines) <= limit else [*lines[:limit], "…"]
-
-
-def _in_code(text: str) -> str:
-    return clip(clean(text).replace("`", "'"), 300)
-
-
-def _footer(seconds: float | None, usage: Usage | None) -> str:
-    facts = [] if seconds is None else [_duration(seconds)]
-    if usage is not None:
-        read = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens
-        if read or usage.output_tokens:
-            facts.append(f"{_count(read)} tokens in, {_count(usage.output_tokens)} out")
-        if usage.cost is not None:
-            facts.append(f"${usage.cost:.2f}" if usage.cost >= 0.005 or usage.cost == 0 else "under $0.01")
-    return " · ".join(facts)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def _count(tokens: int) -> str:
-    if tokens < 10_000:
-        return f"{tokens:,}"
-    return f"{tokens / 1000:.0f}k" if tokens < 1_000_000 else f"{tokens / 1_000_000:.1f}M"

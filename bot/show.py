@@ -6,12 +6,13 @@ from collections.abc import Awaitable, Callable
 
 from bot.answer import Answer
 from bot.delivery import Delivery
+from bot.opening import root_part
 from bot.outbox import Outbox
-from bot.renderer import root_part
+from bot.renderer import TurnView
 from bot.schedule import Clock
 from bot.store import MessageStore
 from config.logging import get_logger
-from sessions.events import LifeEvent, Queued
+from sessions.events import LifeEvent, Queued, Released
 from sessions.manager import Sessions
 from sessions.types import Session, SessionId, Turn, TurnId
 from worklets.events import AgentEvent
@@ -35,7 +36,9 @@ class Show:
     def observe(self, session: Session, turn: Turn, event: LifeEvent | AgentEvent) -> None:
         """Never blocks: folds the event in and marks the answer."""
         answer = self._answers.get(turn.id)
-        if answer is None:
+        if isinstance(event, Released):
+            self._forget(turn)
+        elif answer is None:
             if not isinstance(event, Queued):  # of a turn that is shown to the end already
                 return
             answer = self._answers[turn.id] = self._new_answer(session, turn)
@@ -46,10 +49,20 @@ class Show:
 
     def _new_answer(self, session: Session, turn: Turn) -> Answer:
         thread = session.thread
-        answer = Answer(turn.id, session.id, thread.channel, thread.thread_ts, turn.ts)
-        if thread.thread_ts is None and self._opening.setdefault(session.id, turn.id) == turn.id:
+        opens = thread.thread_ts is None and self._opening.setdefault(session.id, turn.id) == turn.id
+        view = TurnView(turn.id, opens_thread=opens)
+        answer = Answer(turn.id, session.id, thread.channel, thread.thread_ts, turn.ts, view=view)
+        if opens:
             answer.root = root_part(session, turn)
         return answer
+
+    def _forget(self, turn: Turn) -> None:
+        """Another process shows the turn; its messages stay as they are."""
+        self.outbox.drop(turn.id)
+        self._answers.pop(turn.id, None)
+        self._tell.pop(turn.id, None)
+        if self._opening.get(turn.session_id) == turn.id:
+            del self._opening[turn.session_id]
 
     def if_refused(self, turn_id: TurnId, tell: Callable[[str], Awaitable[None]]) -> None:
         """`tell` is awaited with a sentence should the turn's channel take no messages from us."""

@@ -72,6 +72,7 @@ async def open_slack_door(
         show = Show(sessions, Delivery(client, me.bot_id), MessageStore(database))
         sessions.observe(show.observe)
         door = Door(sessions, show, client, me, version("flow-slack"), runtime)
+        door.attend()
         socket = SlackSocket(
             app_token=settings.app_token.get_secret_value(),
             bot_token=bot_token,

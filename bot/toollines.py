@@ -12,7 +12,7 @@ from typing import Any
 from bot.markdown import clean, clip, size
 from worklets.events import ToolFinished, ToolStarted
 
-_ARGUMENT, _DETAIL, _NAME = 170, 80, 40
+_ARGUMENT, _DETAIL, _NAME, _REASON = 170, 80, 40, 400
 DETAIL_ROOM = _DETAIL + 20  # units that the ending may add to a line
 _HOME = ("/workspace/", "/home/agent/", "/home/user/")
 
@@ -57,6 +57,11 @@ def tool_line(event: ToolStarted) -> ToolLine:
     if argument:
         head += " " + _code(argument, _ARGUMENT)
     return ToolLine(event.tool_id, head, event.parent is not None)
+
+
+def restart_line(reason: str) -> ToolLine:
+    """Between the tools that a lost process had used and those of the next one."""
+    return ToolLine("", clip(clean(" ".join(reason.split())), _REASON), nested=False, mark="↻")
 
 
 def _code(text: str, limit: int) -> str:

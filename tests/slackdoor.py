@@ -103,6 +103,7 @@ def starter(path: Path, slack: SlackSimulator, host: ScriptedHost) -> Start:
                     show = Show(sessions, Delivery(client, me.bot_id), MessageStore(db))
                     sessions.observe(show.observe)
                     door = Door(sessions, show, client, me, "1.2.3", "scripted")
+                    door.attend()
                     socket = SlackSocket(**tokens, ping_interval=2)
                     async with show.outbox, door.after:
                         await Reaper(sessions, store, host, session_timeout=timedelta(minutes=30)).sweep()

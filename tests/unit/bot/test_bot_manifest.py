@@ -102,6 +102,9 @@ METHOD_SCOPES = {
     "chat_delete": {"chat:write"},
     "conversations_history": {"channels:history", "groups:history", "im:history", "mpim:history"},
     "conversations_replies": {"channels:history", "groups:history", "im:history", "mpim:history"},
+    "reactions_add": {"reactions:write"},
+    "reactions_remove": {"reactions:write"},
+    "users_info": {"users:read"},
     "views_publish": set(),
     "auth_test": set(),
     "apps_connections_open": set(),
@@ -113,6 +116,7 @@ EVENT_SCOPES = {
     "message.groups": "groups:history",
     "message.im": "im:history",
     "message.mpim": "mpim:history",
+    "reaction_added": "reactions:read",
 }
 
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bot.markdown import size
+from bot.opening import root_part
 from bot.parts import Part, plain, sectioned, shortened
-from bot.renderer import TurnView, root_part
+from bot.renderer import TurnView
 from sessions.events import Preparing, Queued, Settled, Started, WaitingForPlace
 from sessions.types import (
     Done,

@@ -26,7 +26,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 async def test_a_message_from_intent_to_end(database: Database) -> None:
     stored = await Store(database).submit(Prompt(ThreadId("T1", "C1", "1.1"), "C1:1.1", "1.1", "U1", "hi"))
     assert stored is not None
-    turn = stored[0].turn.id
+    turn = stored.submitted.turn.id
     store = MessageStore(database)
     await store.intend(turn, 0, "C1")
     await store.intend(turn, 0, "C1")

@@ -1,0 +1,71 @@
+"""Names of people, for Claude to read: who said what."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+
+from slack_sdk.web.async_client import AsyncWebClient
+
+from bot.inbound import Identity, readable
+from bot.refusals import refusal
+from config.logging import get_logger
+
+log = get_logger(__name__)
+
+_KEPT = 3_600.0  # seconds that a name is believed
+_AGAIN = 300.0  # seconds until somebody whose name could not be had is asked for again
+_MOST = 10_000
+_MENTIONED = re.compile(r"<@([UW][A-Z0-9]+)(?:\|[^<>]*)?>")
+
+
+class People:
+    """`users.info`, remembered. Whoever cannot be asked for goes by the id."""
+
+    def __init__(
+        self,
+        client: AsyncWebClient,
+        me: Identity,
+        *,
+        patience: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`patience`: seconds for one question; an event is waiting for its acknowledgement meanwhile."""
+        self._client = client
+        self._patience = patience
+        self._clock = clock
+        self._names: dict[str, tuple[str, float]] = {me.user_id: (me.bot_name, float("inf"))}
+
+    async def name(self, user_id: str) -> str:
+        """As the person wants to be called, else the full name, else the id."""
+        known, until = self._names.get(user_id, ("", 0.0))
+        if self._clock() < until:
+            return known
+        name, kept = await self._ask(user_id)
+        if len(self._names) >= _MOST:
+            self._names = dict(list(self._names.items())[:1])  # its own stays
+        self._names[user_id] = name, self._clock() + kept
+        return name
+
+    async def _ask(self, user_id: str) -> tuple[str, float]:
+        try:
+            async with asyncio.timeout(self._patience):
+                answer = await self._client.users_info(user=user_id)
+        except Exception as error:  # noqa: BLE001 - a name is never worth losing what was said
+            log.info("no name for a person", user=user_id, error=refusal(error).error)
+            return user_id, _AGAIN
+        user = answer.get("user") or {}
+        profile = user.get("profile") or {}
+        names = (profile.get("display_name"), profile.get("real_name"), user.get("real_name"), user.get("name"))
+        return next((str(name) for name in names if name), user_id), _KEPT
+
+    async def readable(self, markup: str) -> str:
+        """Slack's markup as its writer saw it, mentioned people by their names."""
+        names = {user_id: await self.name(user_id) for user_id in dict.fromkeys(_MENTIONED.findall(markup))}
+        return readable(_MENTIONED.sub(lambda found: _labelled(found[1], names[found[1]]), markup)).strip()
+
+
+def _labelled(user_id: str, name: str) -> str:
+    return f"<@{user_id}|{re.sub('[<>|]', '', name)}>"
