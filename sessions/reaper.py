@@ -1,23 +1,28 @@
 """The reaper: puts idle sessions to sleep, and sets right what rows, worklets and tasks disagree about.
 
-Its first pass at boot is the recovery. It keeps no state, so each pass may be cut off anywhere.
+Each process looks after the sessions that it runs, and takes over what nobody runs. What concerns the others too is
+done by the leader, and each firing of it once (leader.py). The first pass at boot is the recovery. The reaper keeps no
+state, so each pass may be cut off anywhere.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from config.errors import FlowError
 from config.logging import get_logger
 from sessions.agents import AgentHost
+from sessions.errors import StoreUnavailable
+from sessions.housekeeping import Housekeeping
+from sessions.leader import Leader
 from sessions.manager import Sessions
+from sessions.retention import Retention
 from sessions.store import Clock, Store, utcnow
 from sessions.types import Session, SessionState
 from worklets.errors import WorkletError
-from worklets.runtime import Worklet
 
 if TYPE_CHECKING:
     from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 _RECOVERY_SECONDS = 15.0  # what the doors wait for a silent engine
+_MOST_IDLE = 1_000  # rows looked at in one pass
 
 
 class Reaper:
@@ -35,13 +41,20 @@ class Reaper:
         host: AgentHost,
         *,
         session_timeout: timedelta,
+        interval: timedelta = timedelta(seconds=30),
+        retention: Retention | None = None,
         clock: Clock = utcnow,
     ) -> None:
+        """`interval`: how often it is rung. `retention` None: everything is kept."""
         self.last_sweep: datetime | None = None
         self._sessions = sessions
         self._store = store
         self._host = host
         self._timeout = session_timeout
+        self._interval = interval.total_seconds()
+        self._leader = Leader(store.db, sessions.owner, seconds=2.5 * self._interval)
+        self._housekeeping = Housekeeping(store.db, sessions.ring)
+        self._retention = retention
         self._clock = clock
         self._sweeping = asyncio.Lock()
 
@@ -55,60 +68,112 @@ class Reaper:
             except (FlowError, TimeoutError) as error:
                 log.warning("not all could be taken over yet; the next pass goes on", reason=str(error))
 
-    async def _take_over(self) -> None:
-        running = await self._host.running()
-        for session in await self._store.live():
-            await self._correct(session, running)
-
     async def sweep(self) -> None:
         """One pass. A part that the database or the runtime does not serve is left to the next pass."""
         async with self._sweeping:
-            for part in (self._reconcile, self._ring, self._put_to_sleep):
-                try:
-                    await part()
-                except FlowError as error:
-                    log.warning("the reaper could not do its part", part=part.__name__, error=error.sentence())
+            await self._each(self._look_after, self._take_over, self._ring, self._put_to_sleep, self._lead)
             self.last_sweep = self._clock()
 
-    async def _reconcile(self) -> None:
+    async def resign(self) -> None:
+        """At the end: another process may lead at once."""
+        try:
+            await self._leader.resign()
+        except StoreUnavailable as error:
+            log.debug("the lead runs out by itself", error=error.sentence())
+
+    async def _each(self, *parts: Callable[[], Awaitable[None]]) -> None:
+        for part in parts:
+            try:
+                await part()
+            except StoreUnavailable as error:  # the database itself says so once
+                log.debug("the reaper could not do its part", part=_name(part), error=error.sentence())
+            except FlowError as error:
+                log.warning("the reaper could not do its part", part=_name(part), error=error.sentence())
+
+    # -- what each process does ---------------------------------------------------------
+
+    async def _look_after(self) -> None:
+        """Sessions that run here. One with an agent notices by itself, so only dead worklets are looked for."""
         # Worklets first: one that starts later is not in the list, and its row says "starting" before it runs.
         running = await self._host.running()
-        rows = await self._store.live()
-        await self._remove_strays(running, {row.worklet for row in rows})
-        for session in rows:
-            await self._correct(session, running)
-
-    async def _remove_strays(self, running: Mapping[str, Worklet], claimed: Collection[str]) -> None:
-        for name in running:
-            if name not in claimed:
-                log.warning("removing a worklet that no session claims", worklet=name)
-                try:
-                    await self._host.close(name)
-                except WorkletError as error:
-                    log.warning("it stays", worklet=name, error=error.sentence())
-
-    async def _correct(self, session: Session, running: Mapping[str, Worklet]) -> None:
-        """The row, by what really runs. A session with an agent notices by itself, so only dead ones are looked at."""
-        has_worklet = session.worklet in running
-        if self._sessions.is_live(session.id):
-            if not has_worklet and session.state is SessionState.IDLE:
+        for session in await self._store.live():
+            dead = session.state is SessionState.IDLE and session.worklet not in running
+            if dead and self._sessions.is_live(session.id):
                 await self._sessions.sleep(session.id)
-        elif has_worklet:
-            self._sessions.adopt(session)
-        elif await self._store.put_to_sleep(session.id):
-            log.info("its worklet is gone: the session sleeps", session=session.id)
+
+    async def _take_over(self) -> None:
+        """Worklets whose process is gone: they take places, and somebody must hear what they say."""
+        running = await self._host.running()
+        for session in await self._unheld():
+            if session.worklet in running:
+                self._sessions.adopt(session)
 
     async def _ring(self) -> None:
         for session_id in await self._store.with_work(self._sessions.owner):
             self._sessions.ring(session_id)
 
     async def _put_to_sleep(self) -> None:
-        for session in await self._store.idle_since(self._clock() - self._timeout):
-            if await self._sessions.sleep(session.id):
+        for session in await self._store.idle_since(self._clock() - self._timeout, _MOST_IDLE):
+            if self._sessions.is_live(session.id) and await self._sessions.sleep(session.id):
                 log.info("idle for too long: the session sleeps", session=session.id)
 
+    # -- what the leader does ---------------------------------------------------------
 
-def schedule(reaper: Reaper, interval: timedelta = timedelta(minutes=1)) -> AsyncIOScheduler:
+    async def _lead(self) -> None:
+        if await self._leader.turn("sweep", self._interval):
+            await self._each(self._correct, self._remove_strays, self._clean)
+            if self._retention is not None:
+                await self._each(self._retention.sweep)
+
+    async def _correct(self) -> None:
+        """Rows that claim a worklet which is gone, or that nobody wanted to take over until it was idle for too long."""
+        running = await self._host.running()
+        idle_since = self._clock() - self._timeout
+        for session in await self._unheld():
+            if session.worklet in running and session.last_activity_at > idle_since:
+                continue
+            async with self._housekeeping.keeping(session) as kept:
+                if kept is not None and await self._close(session.worklet, running):
+                    kept.sleeps()
+                    log.info("nobody runs its worklet: the session sleeps", session=session.id)
+
+    async def _remove_strays(self) -> None:
+        """Worklets that run for no session. Of one that has a row, another process may be about to make use."""
+        running = await self._host.running()
+        rows = await self._housekeeping.named(running)
+        for name in running:
+            session = rows.get(name)
+            if session is None:
+                log.warning("removing a worklet that no session claims", worklet=name)
+                await self._close(name, running)
+            elif session.state in (SessionState.NEW, SessionState.ASLEEP) and not self._sessions.is_live(session.id):
+                async with self._housekeeping.keeping(session) as kept:
+                    if kept is not None:
+                        log.warning("removing the worklet of a session that sleeps", worklet=name, session=session.id)
+                        await self._close(name, running)
+
+    async def _clean(self) -> None:
+        await self._housekeeping.clean(self._clock())
+
+    async def _unheld(self) -> list[Session]:
+        return [session for session in await self._housekeeping.unheld() if not self._sessions.is_live(session.id)]
+
+    async def _close(self, name: str, running: Collection[str]) -> bool:
+        """False: the runtime cannot now."""
+        if name in running:
+            try:
+                await self._host.close(name)
+            except WorkletError as error:
+                log.warning("a worklet stays", worklet=name, error=error.sentence())
+                return False
+        return True
+
+
+def _name(part: Callable[[], Awaitable[None]]) -> str:
+    return str(getattr(part, "__qualname__", part))
+
+
+def schedule(reaper: Reaper, interval: timedelta = timedelta(seconds=30)) -> AsyncIOScheduler:
     """A started scheduler that rings the reaper on the running loop; the caller shuts it down.
 
     Late or doubled rings become one, and a pass that takes long is not joined by another.

@@ -65,6 +65,7 @@ async def test_a_row_whose_container_is_gone_is_corrected(start: Any, host: Scri
         await after.reaper.sweep()
         session = await after.sessions.get(asked.session.id)
         assert (session.state, session.container_id) == (SessionState.ASLEEP, None)
+        assert asked.session.worklet in host.closed, "what is left of a stopped container must go too"
         await until(lambda: not after.sessions.is_live(asked.session.id))
 
 
