@@ -1,27 +1,33 @@
-"""The Socket Mode connection: tokens checked first, every attempt with a fresh ticket, a watchdog over it all."""
+"""Socket Mode: tokens checked first, then two connections kept open, each attempt with a fresh ticket."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import logging
+import random
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import aiohttp
-from slack_bolt.adapter.socket_mode.async_base_handler import AsyncBaseSocketModeHandler
 from slack_bolt.adapter.socket_mode.async_internals import run_async_bolt_app, send_async_response
-from slack_bolt.async_app import AsyncApp
-from slack_sdk.socket_mode.async_client import AsyncBaseSocketModeClient
 from slack_sdk.socket_mode.request import SocketModeRequest
 from slack_sdk.web.async_client import AsyncWebClient
 
 from bot.inbound import Identity
 from bot.refusals import Meaning, refusal
-from bot.socketclient import FreshTicketClient
+from bot.socketclient import Connection, Refused
+from bot.tasks import Tasks
 from config.errors import FlowError
 from config.logging import get_logger
+
+if TYPE_CHECKING:
+    from slack_bolt.async_app import AsyncApp
+    from slack_sdk.socket_mode.async_client import AsyncBaseSocketModeClient
+    from slack_sdk.socket_mode.response import SocketModeResponse
 
 log = get_logger(__name__)
 
@@ -34,9 +40,30 @@ SCOPES = (
     "groups:history",
     "im:history",
     "mpim:history",
+    "reactions:read",
+    "reactions:write",
+    "users:read",
 )
+CONNECTIONS = 2  # Slack allows an app 10, over all its processes
 _CALL_SECONDS = 15
 _TRIES = 4
+_ATTEMPT_SECONDS = 15  # for a ticket and the handshake
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds between attempts to connect
+_LASTING = 10.0  # seconds after which a connection was not in vain
+_LAST_WORDS = 3.0  # seconds that listeners may take to end when the program does
+_ACK_SECONDS = 2.0  # how long an acknowledgement waits for a connection; Slack waits 3 s in all
+
+_SENTENCES = {
+    "link_disabled": "Socket Mode is switched off in the app's settings; switch it on at api.slack.com/apps.",
+    "too_many_websockets": (
+        "The app has too many open connections (Slack allows 10); stop other copies of Flow that use its tokens."
+    ),
+}
+_STATES = {
+    "connected": "connected to Slack",
+    "reconnecting": "lost the connection to Slack; connecting again",
+    "down": "there has been no connection to Slack for a minute; still trying",
+}
 
 
 class SlackAuthFailed(FlowError):
@@ -125,24 +152,27 @@ def _auth_failed(variable: str, error: str) -> SlackAuthFailed:
     )
 
 
-# ---- connection --------------------------------------------------------------------------------------------------
+# ---- connections -------------------------------------------------------------------------------------------------
 
 
-class _Handler(AsyncBaseSocketModeHandler):
-    """Bolt's own adapter, on our client."""
+class _Acknowledger:
+    """What Bolt's adapter wants of a client: somewhere to send the acknowledgement."""
 
-    def __init__(self, app: AsyncApp, client: FreshTicketClient) -> None:
-        self.app: AsyncApp = app
-        self.client: FreshTicketClient = client
-        client.socket_mode_request_listeners.append(self.handle)
+    logger = logging.getLogger("slack_bolt.flow")
 
-    async def handle(self, client: AsyncBaseSocketModeClient, req: SocketModeRequest) -> None:
-        started = time.time()
-        await send_async_response(client, req, await run_async_bolt_app(self.app, req), started)
+    def __init__(self, send: Callable[[str], Awaitable[None]]) -> None:
+        self._send = send
+
+    async def send_socket_mode_response(self, response: SocketModeResponse) -> None:
+        await self._send(json.dumps(response.to_dict()))
 
 
 class SlackSocket:
-    """Keeps one Socket Mode connection open. `deaf_after`: seconds without any frame until it is replaced."""
+    """Keeps `CONNECTIONS` open at the same time: Slack delivers to the others while one is replaced, or lost.
+
+    `deaf_after`: seconds without any frame until a connection is replaced. `on_connected` is called after each
+    handshake, so also when nothing was missed.
+    """
 
     def __init__(
         self,
@@ -152,64 +182,136 @@ class SlackSocket:
         api_url: str,
         debug: bool = False,
         ping_interval: float = 10.0,
-        deaf_after: float = 60.0,
+        deaf_after: float = 25.0,
+        on_connected: Callable[[], None] | None = None,
     ) -> None:
         self._app_token = app_token
         self._web = web_client(bot_token, api_url)
         self._debug = debug
-        self._ping_interval = ping_interval
-        self._deaf_after = deaf_after
-        self._handler: _Handler | None = None
-        self._state: str = "down"
+        self._timing = {"ping_interval": ping_interval, "deaf_after": deaf_after}
+        self._on_connected = on_connected
+        self._open: list[Connection] = []  # those that are still read, the newest last
+        self._news = asyncio.Event()  # of a connection
+        self._opening = asyncio.Lock()
+        self._trouble = ""
+        self._state = "down"
         self._since = datetime.now(UTC)
         self._was_up = float("-inf")
         self._closing = False
 
     async def run(self, app: AsyncApp) -> None:
-        """Connects, and watches over the connection until cancelled; at the end running listeners may acknowledge."""
-        try:
-            await self._connect(app)
-            while True:
-                await asyncio.sleep(min(1.0, self._deaf_after / 4))
-                self.state()
-                client = self._client
-                if client is not None and client.silent_for() > self._deaf_after:
-                    log.warning("the connection to Slack is deaf; making a new one", seconds=round(client.silent_for()))
-                    await self._connect(app)
-        finally:
-            self._closing = True
-            await self._leave(self._handler)
+        """Connects, and stays connected until cancelled; at the end running listeners may acknowledge."""
+        async with aiohttp.ClientSession(trust_env=True) as http, Tasks("slack events") as events:
+            try:
+                async with Tasks("slack connections") as lines:
+                    for number in range(CONNECTIONS):
+                        lines.start(self._keep_open(app, http, lines, events), f"connection {number}")
+                    while True:
+                        await asyncio.sleep(1.0)
+                        self.state()
+            finally:
+                self._closing = True
+                await events.ended(_LAST_WORDS)
+                await asyncio.gather(*(connection.close() for connection in self._open))
 
-    async def _connect(self, app: AsyncApp) -> None:
-        old, self._handler = self._handler, _Handler(app, self._new_client())
-        leaving = asyncio.create_task(self._leave(old), name="leave a deaf connection")
-        try:
-            await self._handler.client.connect()
-        finally:
-            await leaving
+    async def _keep_open(self, app: AsyncApp, http: aiohttp.ClientSession, lines: Tasks, events: Tasks) -> None:
+        """One connection after another; the next is open before the last is left."""
+        last: Connection | None = None
+        short = 0  # connections in a row that did not last
+        while True:
+            connection, opened_at = await self._connect(http), time.monotonic()
+            self._open.append(connection)
+            lines.start(self._read(connection, app, events), "read")
+            if last is not None:
+                last.leave()
+            self._tell_connected()
+            reason = await connection.spent()
+            log.info("a connection to Slack ends; opening another", reason=reason)
+            if reason in _SENTENCES:
+                self._trouble = _SENTENCES[reason]
+            self.state()
+            last = connection
+            short = short + 1 if time.monotonic() - opened_at < _LASTING else 0
+            if short > 1 and reason not in ("warning", "refresh_requested"):
+                await asyncio.sleep(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(short - 2, 8)))
+
+    def _tell_connected(self) -> None:
+        self._trouble = ""
+        self._news.set()
         self.state()
+        log.debug("connected to Slack", connections=self._up)
+        if self._on_connected is not None:
+            try:
+                self._on_connected()
+            except Exception:
+                log.exception("what follows a new connection to Slack failed")
 
-    def _new_client(self) -> FreshTicketClient:
-        return FreshTicketClient(
-            self._app_token, self._web, ping_interval=self._ping_interval, trace_enabled=self._debug
-        )
+    async def _connect(self, http: aiohttp.ClientSession) -> Connection:
+        """Tries until it works."""
+        pause, told = _FIRST_PAUSE, ""
+        while True:
+            try:
+                async with self._opening, asyncio.timeout(_ATTEMPT_SECONDS):
+                    # A ticket works once: each attempt has its own.
+                    answer = await self._web.apps_connections_open(app_token=self._app_token)
+                    return await Connection.open(http, str(answer["url"]), **self._timing)
+            except Exception as error:  # noqa: BLE001 - whatever stands in the way, try again
+                why, seconds = _why(error), max(pause, refusal(error).seconds)
+                self._trouble = why
+                (log.debug if why == told else log.warning)(f"{why} Trying again.", seconds=round(seconds, 1))
+                await asyncio.sleep(seconds * random.uniform(0.6, 1.0) if seconds == pause else seconds)
+                pause, told = min(_LONGEST_PAUSE, pause * 2), why
 
-    async def _leave(self, handler: _Handler | None) -> None:
-        if handler is not None:
-            with contextlib.suppress(OSError, aiohttp.ClientError):
-                await handler.client.close()
+    # ---- envelopes ----
+
+    async def _read(self, connection: Connection, app: AsyncApp, events: Tasks) -> None:
+        def take(frame: dict[str, Any]) -> None:
+            request = SocketModeRequest.from_dict(frame)
+            if request is not None:
+                if self._debug:
+                    log.debug("an envelope from Slack", type=request.type, attempt=request.retry_attempt)
+                events.start(self._handle(connection, app, request), request.type)
+
+        try:
+            await connection.read(take)
+        finally:
+            if not self._closing:
+                self._open = [other for other in self._open if other is not connection]
+
+    async def _handle(self, connection: Connection, app: AsyncApp, request: SocketModeRequest) -> None:
+        started = time.time()
+        response = await run_async_bolt_app(app, request)
+        acknowledger = cast("AsyncBaseSocketModeClient", _Acknowledger(lambda text: self._send(connection, text)))
+        await send_async_response(acknowledger, request, response, started)
+
+    async def _send(self, connection: Connection, text: str) -> None:
+        """Over the connection that the envelope came on while it is open, else over another."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ACK_SECONDS):
+                while True:
+                    self._news.clear()
+                    for each in (connection, *reversed(self._open)):
+                        if await each.send(text):
+                            return
+                    await self._news.wait()
+        log.warning("no connection to acknowledge on; Slack will send an event again, but not a command or click")
+
+    # ---- state ----
 
     @property
-    def _client(self) -> FreshTicketClient | None:
-        return self._handler.client if self._handler else None
+    def _up(self) -> int:
+        return 0 if self._closing else sum(connection.up for connection in self._open)
 
     @property
     def connected(self) -> bool:
-        client = self._client
-        return client is not None and client.up and not self._closing
+        """At least one connection is up."""
+        return self._up > 0
 
     def state(self) -> dict[str, str]:
-        """{"state": "connected" | "reconnecting" | "down", "since": ISO time}. Down: no connection for a minute."""
+        """{"state": "connected" | "reconnecting" | "down", "since": ISO time, "connections": "2 of 2"}.
+
+        Down: no connection for a minute. `reason`: a sentence, when something stands in the way.
+        """
         now = time.monotonic()
         state: Literal["connected", "reconnecting", "down"] = "connected"
         if self.connected:
@@ -218,5 +320,21 @@ class SlackSocket:
             state = "reconnecting" if now - self._was_up < 60 and not self._closing else "down"
         if state != self._state:
             self._state, self._since = state, datetime.now(UTC)
-            log.info("Slack", state=state)
-        return {"state": state, "since": self._since.isoformat(timespec="seconds")}
+            log.info(_STATES[state])
+        known = {"state": state, "since": self._since.isoformat(timespec="seconds")}
+        known["connections"] = f"{min(self._up, CONNECTIONS)} of {CONNECTIONS}"
+        return known | ({"reason": self._trouble} if self._trouble else {})
+
+
+def _why(error: Exception) -> str:
+    """A sentence."""
+    if isinstance(error, Refused):
+        return _SENTENCES.get(str(error), f"Slack closes each new connection at once ({error}).")
+    said = refusal(error)
+    if said.meaning is Meaning.TOKEN:
+        return f"Slack refuses the token in SLACK_APP_TOKEN ({said.error}); run `flow doctor`."
+    if isinstance(error, aiohttp.WSServerHandshakeError):
+        return f"Slack refuses the connection (HTTP {error.status})."
+    if said.meaning is Meaning.LIMITED:
+        return "Slack limits how often the app may connect."
+    return f"Slack cannot be reached ({said.error})."

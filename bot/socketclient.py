@@ -1,10 +1,8 @@
-"""slack_sdk's Socket Mode client on aiohttp, with three repairs (state: slack_sdk 3.47).
+"""One Socket Mode connection, from its handshake to its end (docs.slack.dev, Using Socket Mode).
 
-- A URL of `apps.connections.open` carries a single-use ticket, but the SDK retries a failed handshake on the same URL
-  for ever. Here every attempt asks for a new one.
-- On a `disconnect` frame the SDK closes the old socket first and discards what it had received: events come back,
-  commands and clicks are lost. Here the new one opens first, and the old one is read to its end.
-- The SDK starts tasks that nobody holds. Here they are kept, and waited for at the end.
+Not slack_sdk's client, because that one (state: 3.47) keeps a single connection, closes it before the next one is open
+and discards what it had received by then: events come back, commands and clicks are lost. It also retries a failed
+handshake on the same URL for ever, although the ticket in it works once.
 """
 
 from __future__ import annotations
@@ -12,177 +10,139 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
-import random
 import time
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
-from aiohttp import ClientWebSocketResponse, WSMsgType
-from slack_sdk.socket_mode.aiohttp import SocketModeClient
-from slack_sdk.web.async_client import AsyncWebClient
+from aiohttp import ClientWebSocketResponse, WSMessage, WSMsgType
 
-from bot.refusals import refusal
 from config.logging import get_logger
 
 log = get_logger(__name__)
 
-_HANDSHAKE_SECONDS = 15
-_LINGER = 5.0  # seconds that an old socket is still read; Slack closes it by itself
-_LAST_WORDS = 3.0  # seconds that listeners may take to end when the client closes
+_LINGER = 5.0  # seconds that a connection is still read after it was left; Slack closes it by itself
+_SEND_SECONDS = 3.0
+_ENDS = (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR)
+_BROKEN = (TimeoutError, OSError, RuntimeError, aiohttp.ClientError)
 
 
-class FreshTicketClient(SocketModeClient):
-    def __init__(
-        self, app_token: str, web_client: AsyncWebClient, *, ping_interval: float, trace_enabled: bool = False
-    ) -> None:
+class Refused(Exception):
+    """Slack lets us in only to say that we may not stay; the reason of its `disconnect` frame."""
+
+
+class Connection:
+    """Open from the start. `read` it in a task; when it is `spent`, open another one, then `leave` it.
+
+    `deaf_after`: seconds without any frame, pongs included, until it counts as spent.
+    """
+
+    def __init__(self, socket: ClientWebSocketResponse, ping_interval: float, deaf_after: float) -> None:
+        self._socket = socket
+        self._ping_interval, self._deaf_after = ping_interval, deaf_after
         self._heard_at = time.monotonic()
-        self._pong: float | None = None
-        self._handling: set[asyncio.Task[None]] = set()
-        self._retired: set[asyncio.Task[None]] = set()
-        super().__init__(
-            app_token,
-            logger=logging.getLogger("slack_sdk.socket_mode"),
-            web_client=web_client,
-            ping_interval=ping_interval,
-            trace_enabled=trace_enabled,
-        )
+        self._spent: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._reading: asyncio.Timeout | None = None
 
-    # ---- whether it lives ----
-
-    @property
-    def last_ping_pong_time(self) -> float | None:
-        return self._pong
-
-    @last_ping_pong_time.setter
-    def last_ping_pong_time(self, value: float | None) -> None:  # the base class notes each pong here
-        self._pong = value
-        if value is not None:
-            self._heard_at = time.monotonic()
-
-    async def enqueue_message(self, message: str) -> None:
-        """Called by the base class for each frame of the current socket."""
-        self._heard_at = time.monotonic()
-        await self.message_queue.put((message, self.current_session))
-
-    def silent_for(self) -> float:
-        """Seconds since the last frame, pongs included."""
-        return time.monotonic() - self._heard_at
+    @classmethod
+    async def open(
+        cls, http: aiohttp.ClientSession, url: str, *, ping_interval: float, deaf_after: float
+    ) -> Connection:
+        """Returns after Slack's `hello`. Raises Refused, and what aiohttp raises."""
+        socket = await http.ws_connect(url, autoping=False)
+        try:
+            frame = _frame(await socket.receive())
+            if frame.get("type") != "hello":
+                raise Refused(str(frame.get("reason") or "closed"))
+        except BaseException:
+            await socket.close()
+            raise
+        return cls(socket, ping_interval, deaf_after)
 
     @property
     def up(self) -> bool:
-        session = self.current_session
-        return not self.closed and not self.stale and session is not None and not session.closed
+        """Slack delivers here, as far as anybody knows; also until the end that a `disconnect` frame announces."""
+        return not self._socket.closed and not (self._spent.done() and self._spent.result() in ("deaf", "closed"))
 
-    # ---- connecting ----
+    async def spent(self) -> str:
+        """Why another one is needed: the reason of a `disconnect` frame, "deaf" or "closed"."""
+        return await asyncio.shield(self._spent)
 
-    async def connect_to_new_endpoint(self, force: bool = False) -> None:
-        before = self.current_session
-        async with self.connect_operation_lock:
-            if self.current_session is before and (force or not await self.is_connected()):
-                await self.connect()
+    def leave(self) -> None:
+        """There is another one. What still comes is read, but not for long; a deaf one only keeps messages away."""
+        if self._reading is not None:
+            linger = 0.0 if self._spent.done() and self._spent.result() == "deaf" else _LINGER
+            self._reading.reschedule(asyncio.get_running_loop().time() + linger)
 
-    async def connect(self) -> None:
-        """Returns when there is a connection, or the client is closed."""
-        delay = 0.5
-        while not self.closed:
-            try:
-                fresh = await self._open()
-            except Exception as error:  # noqa: BLE001 - whatever stands in the way, try again
-                why = refusal(error).error
-                log.warning("cannot connect to Slack; trying again", error=why, seconds=round(delay, 1))
-                await asyncio.sleep(delay * random.uniform(0.6, 1.0))
-                delay = min(30.0, delay * 2)
-            else:
-                self._use(fresh)
-                return
+    async def read(self, take: Callable[[dict[str, Any]], None]) -> None:
+        """Gives each envelope to `take`, until the connection ends. Cancelled, it leaves it open."""
+        pinging = asyncio.create_task(self._ping(), name="slack ping")
+        try:
+            async with asyncio.timeout(None) as self._reading:
+                while await self._take_one(take):
+                    pass
+        except _BROKEN as error:
+            log.debug("a connection to Slack broke", error=type(error).__name__)
+        finally:
+            pinging.cancel()
+            self._reading = None
+            self._spend("closed")
+        await self.close()
 
-    async def _open(self) -> ClientWebSocketResponse:
-        url = await self.issue_new_wss_url()
-        if self.aiohttp_client_session.closed:
-            self.aiohttp_client_session = aiohttp.ClientSession()
-        async with asyncio.timeout(_HANDSHAKE_SECONDS):
-            socket = await self.aiohttp_client_session.ws_connect(
-                url,
-                autoping=False,
-                heartbeat=self.ping_interval,
-                proxy=self.proxy,
-                ssl=self.web_client.ssl if self.web_client.ssl is not None else True,
-            )
-            await socket.ping(f"sdk-ping-pong:{time.time()}".encode())
-        return socket
-
-    def _use(self, fresh: ClientWebSocketResponse) -> None:
-        """Nothing is awaited here: this may run in one of the tasks that it replaces."""
-        old, self.current_session = self.current_session, fresh
+    async def _take_one(self, take: Callable[[dict[str, Any]], None]) -> bool:
+        """False: nothing more will come."""
+        message = await self._socket.receive()
+        if message.type in _ENDS:
+            return False
         self._heard_at = time.monotonic()
-        self.stale, self.auto_reconnect_enabled = False, self.default_auto_reconnect_enabled
-        self.last_ping_pong_time = time.time()
-        receiver = self.message_receiver
-        for task in (self.current_session_monitor, receiver):
-            if task is not None and task is not asyncio.current_task():
-                task.cancel()
-        self.current_session_monitor = asyncio.ensure_future(self.monitor_current_session())
-        self.message_receiver = asyncio.ensure_future(self.receive_messages())
-        log.info("connected to Slack")
-        if old is not None:
-            self._keep(self._retired, self._read_to_the_end(old, receiver))
+        if message.type is WSMsgType.PING:
+            await self._socket.pong(message.data)
+        frame = _frame(message)
+        if frame.get("type") == "disconnect":
+            self._spend(str(frame.get("reason") or "unknown"))
+        elif frame:
+            take(frame)
+        return True
 
-    async def _read_to_the_end(self, old: ClientWebSocketResponse, receiver: asyncio.Future[None] | None) -> None:
-        if receiver is not None:
-            await asyncio.wait([receiver], timeout=_LINGER)
-        with contextlib.suppress(TimeoutError, OSError, RuntimeError, aiohttp.ClientError):
-            async with asyncio.timeout(_LINGER):
-                while not old.closed:
-                    message = await old.receive()
-                    if message.type is WSMsgType.TEXT:
-                        await self.message_queue.put((message.data, old))
-                    elif message.type is WSMsgType.PING:
-                        await old.pong(message.data)
-                    elif message.type is not WSMsgType.PONG:
-                        break
-        with contextlib.suppress(OSError, aiohttp.ClientError):
-            await old.close()
+    async def _ping(self) -> None:
+        pinged_at = time.monotonic()
+        while not self._spent.done():
+            await asyncio.sleep(min(self._ping_interval, self._deaf_after) / 4)
+            now = time.monotonic()
+            if now - self._heard_at > self._deaf_after:
+                self._spend("deaf")
+            elif now - pinged_at >= self._ping_interval:
+                pinged_at = now
+                with contextlib.suppress(*_BROKEN):  # the reader hears of it too
+                    await self._socket.ping(b"flow")
 
-    # ---- messages ----
+    def _spend(self, reason: str) -> None:
+        if not self._spent.done():
+            self._spent.set_result(reason)
 
-    async def process_message(self) -> None:
-        raw, socket = await self.message_queue.get()
-        message = json.loads(raw) if raw.startswith("{") else {}
-        if message.get("type") != "disconnect":
-            self._keep(self._handling, self.run_message_listeners(message, raw))
-        elif socket is self.current_session:  # else it was meant for one that we have left already
-            self._keep(self._handling, self._move(str(message.get("reason")), socket))
-
-    async def _move(self, reason: str, socket: ClientWebSocketResponse | None) -> None:
-        if socket is not self.current_session:
-            return
-        log.info("Slack asks for a new connection", reason=reason)
-        if reason == "too_many_websockets" and socket is not None:
-            await socket.close()  # to make room for the next
-        await self.connect_to_new_endpoint(force=True)
-
-    @staticmethod
-    def _keep(where: set[asyncio.Task[None]], work: Any) -> None:
-        task: asyncio.Task[None] = asyncio.ensure_future(work)
-        where.add(task)
-        task.add_done_callback(where.discard)
-
-    # ---- end ----
+    async def send(self, text: str) -> bool:
+        """False: it did not go out."""
+        if self._socket.closed:
+            return False
+        try:
+            async with asyncio.timeout(_SEND_SECONDS):
+                await self._socket.send_str(text)
+        except _BROKEN:
+            return False
+        return True
 
     async def close(self) -> None:
-        """Takes no more messages in, lets the listeners end and acknowledge, then disconnects."""
-        self.closed, self.auto_reconnect_enabled = True, False
-        tasks = [self.message_processor, self.current_session_monitor, self.message_receiver]
-        held = [task for task in tasks if task is not None]
-        for task in held:
-            task.cancel()
-        if self._handling:
-            await asyncio.wait(set(self._handling), timeout=_LAST_WORDS)
-        held += [*self._handling, *self._retired]
-        for task in held:
-            task.cancel()
-        await asyncio.gather(*held, return_exceptions=True)
-        if self.current_session is not None:
-            await self.current_session.close()
-        await self.aiohttp_client_session.close()
+        with contextlib.suppress(*_BROKEN):
+            async with asyncio.timeout(_SEND_SECONDS):
+                await self._socket.close()
+
+
+def _frame(message: WSMessage) -> dict[str, Any]:
+    """The JSON object of a text frame; empty for everything else."""
+    if message.type is not WSMsgType.TEXT:
+        return {}
+    try:
+        frame = json.loads(message.data)
+    except ValueError:
+        return {}
+    return frame if isinstance(frame, dict) else {}

@@ -40,6 +40,11 @@ class Tasks:
     def open(self) -> bool:
         return self._group is not None
 
+    async def ended(self, timeout: float) -> None:
+        """Waits for what runs now, at most so many seconds."""
+        if self._running:
+            await asyncio.wait(set(self._running), timeout=timeout)
+
     def start(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Raises RuntimeError outside the context."""
         if self._group is None:

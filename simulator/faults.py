@@ -42,6 +42,7 @@ class Faults:
         self.handshakes_refused = 0
         self.handshake_status = 403
         self.socket_latency = 0.0
+        self.socket_mode_off = False
         self.duplicates = 0
         self.delays: deque[float] = deque()
         self.reorder = 0
@@ -93,23 +94,29 @@ class Faults:
         """The next WebSocket handshakes get an HTTP error; their tickets are used up all the same."""
         self.handshakes_refused, self.handshake_status = times, status
 
-    def disconnect(self, reason: str = "refresh_requested") -> None:
-        """Slack's `disconnect` frame on every open socket; all but "warning" close it a second later."""
+    def disconnect(self, reason: str = "refresh_requested", *, oldest: int | None = None) -> None:
+        """Slack's `disconnect` frame on every open socket, or so many; all but "warning" close it a second later."""
         if reason not in DISCONNECT_REASONS:
             raise ValueError(f"{reason!r} is no reason of Slack's; there are {', '.join(DISCONNECT_REASONS)}")
-        self._open_sockets().disconnect_all(reason)
+        self._open_sockets().disconnect_all(reason, oldest)
 
-    def reset_sockets(self) -> None:
-        """Breaks every open socket without a CLOSE frame (TCP RST)."""
-        self._open_sockets().reset_all()
+    def switch_socket_mode(self, *, on: bool) -> None:
+        """Somebody does so in the app's settings; while it is off, every socket is told "link_disabled" and closed."""
+        self.socket_mode_off = not on
+        if not on:
+            self.disconnect("link_disabled")
 
-    def close_sockets(self) -> None:
-        """Closes every open socket with a CLOSE frame and no `disconnect` before it."""
-        self._open_sockets().close_all()
+    def reset_sockets(self, *, oldest: int | None = None) -> None:
+        """Breaks every open socket, or so many, without a CLOSE frame (TCP RST)."""
+        self._open_sockets().reset_all(oldest)
 
-    def deafen_sockets(self) -> None:
-        """Every socket open now stays open, but delivers nothing and answers no ping."""
-        self._open_sockets().deafen_all()
+    def close_sockets(self, *, oldest: int | None = None) -> None:
+        """Closes every open socket, or so many, with a CLOSE frame and no `disconnect` before it."""
+        self._open_sockets().close_all(oldest)
+
+    def deafen_sockets(self, *, oldest: int | None = None) -> None:
+        """Every socket open now, or so many, stays open, but delivers nothing and answers no ping."""
+        self._open_sockets().deafen_all(oldest)
 
     def _open_sockets(self) -> "Sockets":
         assert self.sockets is not None

@@ -120,12 +120,18 @@ class Sockets:
         ws = web.WebSocketResponse(autoping=False, max_msg_size=16 * 1024 * 1024)
         await ws.prepare(request)
         socket = Socket(next(self._numbers), app, ws, request)
-        if len(self.sockets_of(app)) >= MAX_SOCKETS:
-            await ws.send_str(json.dumps(self._disconnect_frame("too_many_websockets")))
+        if (refusal := self._refusal(app)) is not None:
+            await ws.send_str(json.dumps(self._disconnect_frame(refusal)))
             await ws.close()
             return ws
         await self._serve(socket)
         return ws
+
+    def _refusal(self, app: App) -> str | None:
+        """Why this app gets no further socket."""
+        if self._faults.socket_mode_off:
+            return "link_disabled"
+        return "too_many_websockets" if len(self.sockets_of(app)) >= MAX_SOCKETS else None
 
     async def _serve(self, socket: Socket) -> None:
         self.open.append(socket)
@@ -182,8 +188,8 @@ class Sockets:
     def _disconnect_frame(self, reason: str) -> Json:
         return {"type": "disconnect", "reason": reason, "debug_info": {"host": "wss-simulator"}}
 
-    def disconnect_all(self, reason: str) -> None:
-        for socket in list(self.open):
+    def disconnect_all(self, reason: str, oldest: int | None = None) -> None:
+        for socket in self._staying(oldest):
             socket.send(self._disconnect_frame(reason), self._faults.socket_latency)
             if reason == "warning":
                 self._clock.call_later(WARNING_AHEAD, lambda s=socket: self._refresh(s))  # type: ignore[misc]
@@ -199,8 +205,12 @@ class Sockets:
         socket.leaving = True
         self._clock.call_later(CLOSE_AFTER, lambda: self._tasks.start(self._close(socket)))
 
-    def close_all(self) -> None:
-        for socket in list(self.open):
+    def _staying(self, oldest: int | None) -> list[Socket]:
+        """The oldest so many of the sockets that are not about to close; None: all, those that are included."""
+        return list(self.open) if oldest is None else [s for s in self.open if not s.leaving][:oldest]
+
+    def close_all(self, oldest: int | None = None) -> None:
+        for socket in self._staying(oldest):
             socket.leaving = True
             self._tasks.start(self._close(socket))
 
@@ -208,11 +218,11 @@ class Sockets:
         if not socket.ws.closed:
             await socket.ws.close()
 
-    def reset_all(self) -> None:
-        for socket in list(self.open):
+    def reset_all(self, oldest: int | None = None) -> None:
+        for socket in self._staying(oldest):
             socket.leaving = True
             socket.reset()
 
-    def deafen_all(self) -> None:
-        for socket in self.open:
+    def deafen_all(self, oldest: int | None = None) -> None:
+        for socket in self._staying(oldest):
             socket.deaf = True

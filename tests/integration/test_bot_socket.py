@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import random
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
+import aiohttp
 import pytest
 from slack_bolt.async_app import AsyncApp
 from slackdoor import MANIFEST
@@ -26,17 +29,37 @@ async def slack() -> AsyncIterator[SlackSimulator]:
 class Listening:
     """A connected socket and what came through it."""
 
-    def __init__(self, slack: SlackSimulator, deaf_after: float) -> None:
+    def __init__(self, slack: SlackSimulator, deaf_after: float = 60) -> None:
+        self.connects = 0
+        self.going_on = asyncio.Event()  # commands wait for it
+        self.going_on.set()
         self.socket = SlackSocket(
             app_token=slack.app_token,
             bot_token=slack.bot_token,
             api_url=slack.api_url,
-            ping_interval=2,
+            ping_interval=min(2, deaf_after / 6),
             deaf_after=deaf_after,
+            on_connected=self._connected,
         )
         self.app = AsyncApp(client=web_client(slack.bot_token, slack.api_url), request_verification_enabled=False)
         self.heard: list[str] = []
         self.app.event("message")(self._hear)
+        self.app.command("/flow")(self._obey)
+        self.app.action("press")(self._press)
+        self.commands: list[str] = []
+        self.clicks: list[str] = []
+
+    def _connected(self) -> None:
+        self.connects += 1
+
+    async def _obey(self, ack: Any, command: dict[str, str]) -> None:
+        self.commands.append(command["text"])
+        await self.going_on.wait()
+        await ack(text=f"done {command['text']}")
+
+    async def _press(self, ack: Any, action: dict[str, str]) -> None:
+        self.clicks.append(action["value"])
+        await ack()
 
     async def _hear(self, event: dict[str, str]) -> None:
         self.heard.append(event["text"])
@@ -44,11 +67,15 @@ class Listening:
 
 @pytest.fixture
 async def listening(slack: SlackSimulator) -> AsyncIterator[Listening]:
-    made = Listening(slack, deaf_after=60)
+    made = Listening(slack)
     async with Tasks("test") as tasks:
         tasks.start(made.socket.run(made.app), "socket")
-        await until(lambda: made.socket.connected)
+        await until(lambda: both(made))
         yield made
+
+
+def both(listening: Listening) -> bool:
+    return listening.socket.state()["connections"] == "2 of 2"
 
 
 def opens(slack: SlackSimulator) -> int:
@@ -59,21 +86,32 @@ async def test_every_attempt_has_a_new_ticket(slack: SlackSimulator, listening: 
     before = opens(slack)
     slack.faults.refuse_handshakes(2)
     slack.faults.close_sockets()
-    await until(lambda: slack.connected() and listening.socket.connected)
-    assert opens(slack) - before == 3
+    await until(lambda: both(listening) and slack.connected())
+    assert opens(slack) - before == 4
     await slack.post("maya", "#general", "back")
     await until(lambda: listening.heard == ["back"])
     assert listening.socket.state()["state"] == "connected"
+    assert listening.connects == 4
 
 
 async def test_the_first_handshake_may_fail_too(slack: SlackSimulator) -> None:
     slack.faults.refuse_handshakes(2)
-    made = Listening(slack, deaf_after=60)
+    made = Listening(slack)
     async with Tasks("test") as tasks:
         tasks.start(made.socket.run(made.app), "socket")
-        await until(lambda: made.socket.connected)
-    assert opens(slack) == 3
+        await until(lambda: both(made))
+    assert opens(slack) == 4
     assert made.socket.state()["state"] == "down"
+
+
+async def test_two_connections_share_what_comes_in(slack: SlackSimulator, listening: Listening) -> None:
+    assert len(slack.sockets.open) == 2
+    for number in range(10):
+        await slack.post("maya", "#general", f"{number}")
+    await until(lambda: len(listening.heard) == 10)
+    assert {delivery.socket for delivery in slack.deliveries} == {1, 2}
+    await until(lambda: len(slack.acks) == 10)
+    assert not any(ack.other_socket for ack in slack.acks)
 
 
 @pytest.mark.parametrize("reason", ["warning", "refresh_requested", "too_many_websockets"])
@@ -92,45 +130,141 @@ def acknowledged(slack: SlackSimulator) -> set[str]:
     return {delivery.payload["event_id"] for delivery in slack.deliveries if delivery.acked}
 
 
+FAULTS: dict[str, Callable[[SlackSimulator], None]] = {
+    "refresh": lambda slack: slack.faults.disconnect(oldest=1),
+    "warning of one": lambda slack: slack.faults.disconnect("warning", oldest=1),
+    "warning of both": lambda slack: slack.faults.disconnect("warning"),
+    "too many": lambda slack: slack.faults.disconnect("too_many_websockets", oldest=1),
+}
+
+
+async def test_commands_and_clicks_survive_every_refresh(slack: SlackSimulator, listening: Listening) -> None:
+    """Slack sends neither again: each has to be handled the one time that it comes, and its ack to arrive."""
+    dice = random.Random(5)
+    slack.faults.socket_latency = 0.02
+    button = {"type": "button", "action_id": "press", "value": "b", "text": {"type": "plain_text", "text": "Press"}}
+    web = web_client(slack.bot_token, slack.api_url)
+    sent = await web.chat_postMessage(
+        channel=slack.channel("#general").id, text="x", blocks=[{"type": "actions", "elements": [button]}]
+    )
+    asked: list[asyncio.Task[Any]] = []
+    for number in range(60):
+        asked.append(asyncio.create_task(slack.command("maya", "#general", "/flow", f"{number}")))
+        asked.append(asyncio.create_task(slack.click("maya", sent["ts"], "press")))
+        if number % 8 == 6:
+            await until(lambda: sum(not socket.leaving for socket in slack.sockets.open) >= 2)
+            FAULTS[dice.choice(list(FAULTS))](slack)
+        await asyncio.sleep(0.02)
+    results = await asyncio.gather(*asked)
+    assert [result.error for result in results if not result.ok] == []
+    assert sorted(listening.commands, key=int) == [str(number) for number in range(60)]
+    assert len(listening.clicks) == 60
+    assert {delivery.attempt for delivery in slack.deliveries} == {0}
+
+
+async def test_a_reset_of_one_is_covered_by_the_other(slack: SlackSimulator, listening: Listening) -> None:
+    slack.faults.reset_sockets(oldest=1)
+    assert (await slack.command("maya", "#general", "/flow", "still here")).ok
+    assert listening.socket.state()["state"] == "connected"
+    await until(lambda: both(listening))
+    assert listening.commands == ["still here"]
+
+
+async def test_an_answer_goes_over_the_other_connection_when_its_own_is_gone(slack: SlackSimulator) -> None:
+    made = Listening(slack)
+    made.going_on.clear()
+    async with Tasks("test") as tasks:
+        tasks.start(made.socket.run(made.app), "socket")
+        await until(lambda: both(made))
+        asked = asyncio.create_task(slack.command("maya", "#general", "/flow"))
+        await until(lambda: made.commands)
+        assert slack.deliveries[0].socket == 1
+        slack.faults.reset_sockets(oldest=1)
+        await until(lambda: made.connects == 3)
+        made.going_on.set()
+        assert (await asked).ok
+        assert [ack.other_socket for ack in slack.acks] == [True]
+
+
 async def test_one_move_answers_three_disconnects(slack: SlackSimulator, listening: Listening) -> None:
     before = opens(slack)
     for _ in range(3):
         slack.faults.disconnect("warning")
-    await until(lambda: opens(slack) > before and listening.socket.connected)
+    await until(lambda: opens(slack) >= before + 2 and both(listening))
     await slack.post("maya", "#general", "here")
     await until(lambda: "here" in listening.heard)
-    assert opens(slack) - before == 1
+    assert opens(slack) - before == 2
 
 
 async def test_a_cut_line_is_noticed(slack: SlackSimulator, listening: Listening) -> None:
     slack.faults.reset_sockets()
-    await until(lambda: slack.connected() and listening.socket.connected)
+    await until(lambda: slack.connected() and both(listening))
     await slack.post("maya", "#general", "after")
     await until(lambda: "after" in listening.heard)
 
 
-async def test_a_deaf_line_is_replaced(slack: SlackSimulator, listening: Listening) -> None:
-    before = opens(slack)
-    slack.faults.deafen_sockets()
-    await until(lambda: opens(slack) > before)
-    await until(lambda: slack.connected() and listening.socket.connected)
-    await slack.post("maya", "#general", "can you hear me?")
-    await until(lambda: "can you hear me?" in listening.heard)
-
-
-async def test_the_watchdog_replaces_a_client_that_died_inside(slack: SlackSimulator) -> None:
-    made = Listening(slack, deaf_after=1.0)
+@pytest.mark.parametrize("oldest", [1, None])
+async def test_a_deaf_line_is_replaced(slack: SlackSimulator, oldest: int | None) -> None:
+    made = Listening(slack, deaf_after=3)
     async with Tasks("test") as tasks:
         tasks.start(made.socket.run(made.app), "socket")
-        await until(lambda: made.socket.connected)
-        dead = made.socket._client
-        assert dead is not None
-        for task in (dead.current_session_monitor, dead.message_receiver):
-            assert task is not None
-            task.cancel()
-        await until(lambda: made.socket._client is not dead and made.socket.connected)
-        await slack.post("maya", "#general", "alive")
-        await until(lambda: "alive" in made.heard)
+        await until(lambda: both(made))
+        deaf = {socket.number for socket in slack.sockets.open[: oldest or 2]}
+        slack.faults.deafen_sockets(oldest=oldest)
+        await until(lambda: both(made) and not deaf & {s.number for s in slack.sockets.open}, timeout=30)
+        for number in range(4):
+            await slack.post("maya", "#general", f"can you hear me? {number}")
+        await until(lambda: len(set(made.heard)) == 4)
+        assert not any(delivery.timed_out for delivery in slack.deliveries)
+
+
+async def test_socket_mode_switched_off_and_on_again(slack: SlackSimulator, listening: Listening) -> None:
+    slack.faults.switch_socket_mode(on=False)
+    await until(lambda: listening.socket.state().get("reason", "").startswith("Socket Mode is switched off"))
+    await until(lambda: not listening.socket.connected)
+    assert listening.socket.state()["state"] == "reconnecting"
+    before = opens(slack)
+    await until(lambda: opens(slack) >= before + 3)  # it keeps trying
+    slack.faults.switch_socket_mode(on=True)
+    await until(lambda: both(listening))
+    state = listening.socket.state()
+    assert (state["state"], "reason" in state) == ("connected", False)
+    await slack.post("maya", "#general", "on again")
+    await until(lambda: "on again" in listening.heard)
+
+
+async def test_an_app_with_too_many_connections_says_so_and_gets_in_later(slack: SlackSimulator) -> None:
+    made = Listening(slack)
+    web = web_client(slack.bot_token, slack.api_url)
+    async with aiohttp.ClientSession() as http, Tasks("test") as tasks:
+        others = [
+            await http.ws_connect((await web.apps_connections_open(app_token=slack.app_token))["url"])
+            for _ in range(10)
+        ]
+        tasks.start(made.socket.run(made.app), "socket")
+        await until(lambda: "too many open connections" in made.socket.state().get("reason", ""))
+        for other in others:
+            await other.close()
+        await until(lambda: both(made))
+
+
+async def test_a_revoked_app_token_is_named_and_tried_again(slack: SlackSimulator, listening: Listening) -> None:
+    slack.faults.fail("apps.connections.open", error="invalid_auth", times=4)
+    slack.faults.close_sockets()
+    await until(lambda: "run `flow doctor`" in listening.socket.state().get("reason", ""))
+    await until(lambda: both(listening))
+
+
+async def test_listeners_may_end_and_acknowledge_when_the_program_does(slack: SlackSimulator) -> None:
+    made = Listening(slack)
+    made.going_on.clear()
+    async with Tasks("test") as tasks:
+        tasks.start(made.socket.run(made.app), "socket")
+        await until(lambda: both(made))
+        asked = asyncio.create_task(slack.command("maya", "#general", "/flow"))
+        await until(lambda: made.commands)
+        asyncio.get_running_loop().call_later(0.3, made.going_on.set)
+    assert (await asked).ok
 
 
 async def test_preflight_says_who_we_are(slack: SlackSimulator) -> None:
