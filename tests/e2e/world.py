@@ -6,7 +6,9 @@ Each story runs twice: with worklets in Docker, and with worklets as plain proce
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -152,6 +154,15 @@ async def remove_worklets(world: World) -> None:
     for worklet in await local.list():
         await local.remove(worklet.name, grace=1)
     await local.close()
+
+
+def end_gateway(share_dir: Path) -> None:
+    """The model gateway's process, which outlives the program on purpose."""
+    from worklets.gatewaycontrol import holder
+
+    if pid := holder(share_dir):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def containers(world: World) -> list[str]:
