@@ -49,7 +49,7 @@ class SlackDoor:
             listening = group.create_task(self.socket.run(build_app(self.door)), name="slack socket")
             with suppress(TimeoutError):
                 async with asyncio.timeout(_CONNECT_SECONDS):
-                    while not self.socket.connected:  # noqa: ASYNC110 - the SDK rings no bell
+                    while not self.socket.connected:  # noqa: ASYNC110 - rare, and a bell would serve nobody else
                         await asyncio.sleep(0.01)
             try:
                 yield
@@ -78,6 +78,7 @@ async def open_slack_door(
             bot_token=bot_token,
             api_url=settings.api_url,
             debug=settings.debug,
+            on_connected=door.connected,
         )
         async with show.outbox, door.after:
             yield SlackDoor(show, door, socket)
