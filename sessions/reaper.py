@@ -8,7 +8,7 @@ state, so each pass may be cut off anywhere.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -53,10 +53,11 @@ class Reaper:
         self._timeout = session_timeout
         self._interval = interval.total_seconds()
         self._leader = Leader(store.db, sessions.owner, seconds=2.5 * self._interval)
-        self._housekeeping = Housekeeping(store.db, sessions.ring)
+        self._housekeeping = housekeeping or Housekeeping(store.db, sessions.ring)
         self._retention = retention
         self._clock = clock
         self._sweeping = asyncio.Lock()
+        self._troubles: dict[str, str] = {}  # by part: why it could not be done last time
 
     async def recover(self) -> None:
         """Takes over what ran before, at boot: quick, so that the doors can open. A `sweep` should follow soon."""
@@ -81,14 +82,17 @@ class Reaper:
         except StoreUnavailable as error:
             log.debug("the lead runs out by itself", error=error.sentence())
 
-    async def _each(self, *parts: Callable[[], Awaitable[None]]) -> None:
+    async def _each(self, *parts: Callable[[], Coroutine[None, None, None]]) -> None:
         for part in parts:
+            name, trouble = part.__qualname__, ""
             try:
                 await part()
-            except StoreUnavailable as error:  # the database itself says so once
-                log.debug("the reaper could not do its part", part=_name(part), error=error.sentence())
             except FlowError as error:
-                log.warning("the reaper could not do its part", part=_name(part), error=error.sentence())
+                trouble = error.sentence()
+                # The database itself says so once, and other trouble is no news when it lasts.
+                known = isinstance(error, StoreUnavailable) or self._troubles.get(name) == trouble
+                (log.debug if known else log.warning)("the reaper could not do its part", part=name, error=trouble)
+            self._troubles[name] = trouble
 
     # -- what each process does ---------------------------------------------------------
 
@@ -133,7 +137,7 @@ class Reaper:
             if session.worklet in running and session.last_activity_at > idle_since:
                 continue
             async with self._housekeeping.keeping(session) as kept:
-                if kept is not None and await self._close(session.worklet, running):
+                if kept is not None and await self._close(session.worklet):
                     kept.sleeps()
                     log.info("nobody runs its worklet: the session sleeps", session=session.id)
 
@@ -145,12 +149,12 @@ class Reaper:
             session = rows.get(name)
             if session is None:
                 log.warning("removing a worklet that no session claims", worklet=name)
-                await self._close(name, running)
+                await self._close(name)
             elif session.state in (SessionState.NEW, SessionState.ASLEEP) and not self._sessions.is_live(session.id):
                 async with self._housekeeping.keeping(session) as kept:
                     if kept is not None:
                         log.warning("removing the worklet of a session that sleeps", worklet=name, session=session.id)
-                        await self._close(name, running)
+                        await self._close(name)
 
     async def _clean(self) -> None:
         await self._housekeeping.clean(self._clock())
@@ -158,19 +162,14 @@ class Reaper:
     async def _unheld(self) -> list[Session]:
         return [session for session in await self._housekeeping.unheld() if not self._sessions.is_live(session.id)]
 
-    async def _close(self, name: str, running: Collection[str]) -> bool:
-        """False: the runtime cannot now."""
-        if name in running:
-            try:
-                await self._host.close(name)
-            except WorkletError as error:
-                log.warning("a worklet stays", worklet=name, error=error.sentence())
-                return False
+    async def _close(self, name: str) -> bool:
+        """Also what is left of a container that has ended. False: the runtime cannot now."""
+        try:
+            await self._host.close(name)
+        except WorkletError as error:
+            log.warning("a worklet stays", worklet=name, error=error.sentence())
+            return False
         return True
-
-
-def _name(part: Callable[[], Awaitable[None]]) -> str:
-    return str(getattr(part, "__qualname__", part))
 
 
 def schedule(reaper: Reaper, interval: timedelta = timedelta(seconds=30)) -> AsyncIOScheduler:
