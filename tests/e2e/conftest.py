@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from world import API_KEY, ROOT, Program, World, end_gateway, remove_worklets
+from world import API_KEY, ROOT, Program, World, remove_worklets
 
 from simulator.model import ScriptedModel
 from simulator.slack import SlackSimulator
@@ -52,4 +52,3 @@ async def world(runtime: str, tmp_path: Path) -> AsyncIterator[World]:
             if program.process and program.process.returncode is None:
                 await program.end(signal.SIGKILL)
             await remove_worklets(world)
-            end_gateway(share_dir)

@@ -6,7 +6,7 @@ import os
 import signal
 
 from waiting import until
-from world import World, containers, remove_worklets
+from world import World, containers, end_worklets
 
 from worklets.gatewaycontrol import holder
 
@@ -61,6 +61,6 @@ async def test_nothing_is_left_when_program_and_worklets_have_ended(world: World
     await world.settled(ts, "all is well")
     assert await world.program.end(signal.SIGTERM) == 0
     assert holder(world.share_dir)
-    await remove_worklets(world)
+    await end_worklets(world)
     assert not containers(world)
     await until(lambda: holder(world.share_dir) is None, timeout=60, what="the gateway's process to end by itself")

@@ -136,7 +136,17 @@ FOOTER = re.compile(r"\d (s|min|h)\b.* tokens in")
 
 
 async def remove_worklets(world: World) -> None:
-    """Whatever the story left running, and its volumes."""
+    """Whatever the story left running, and its volumes; the gateway's process too, which outlives the program."""
+    from worklets.gatewaycontrol import holder
+
+    await end_worklets(world)
+    if pid := holder(world.share_dir):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+async def end_worklets(world: World) -> None:
+    """Those of `remove_worklets`, while the gateway's process goes on."""
     if not (world.share_dir / "instance.json").exists():
         return
     instance = json.loads((world.share_dir / "instance.json").read_text())["instance"]
@@ -154,15 +164,6 @@ async def remove_worklets(world: World) -> None:
     for worklet in await local.list():
         await local.remove(worklet.name, grace=1)
     await local.close()
-
-
-def end_gateway(share_dir: Path) -> None:
-    """The model gateway's process, which outlives the program on purpose."""
-    from worklets.gatewaycontrol import holder
-
-    if pid := holder(share_dir):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
 
 
 def containers(world: World) -> list[str]:
