@@ -181,6 +181,13 @@ async def _local_cli(settings: Settings) -> Finding:
     return Finding("ok", f"bundled, {path.stat().st_size // 2**20} MiB")
 
 
+async def _gateway(settings: Settings) -> Finding:
+    from worklets.gatewaycontrol import holder
+
+    pid = holder(settings.share_dir)
+    return Finding("ok", f"runs as process {pid}") if pid else Finding("skip", "starts with `flow serve`")
+
+
 async def _database(settings: Settings) -> Finding:
     from migrations import HEAD, revision
     from sessions.db import open_database
@@ -243,6 +250,7 @@ CHECKS: dict[str, Check] = {
     "engine": _runtime,
     "worklet image": _image,
     "Claude CLI": _local_cli,
+    "model gateway": _gateway,
     "database": _database,
     "disk": _disk,
     "git": _git,

@@ -4,7 +4,8 @@
 
 There is one for each share directory. The bot starts it and tells it over its control socket what it must know
 (`worklets.gatewaycontrol` has the words); nothing secret is in its arguments, its environment or on the disk. It
-ends by itself when nobody needs it any more.
+ends by itself when nobody needs it any more; with `--service` it stays, for a supervisor that starts it beside the bot
+(a bot in a container takes along what it started).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import asyncio
 import json
 import logging
+import math
 import os
 import resource
 import signal
@@ -53,7 +55,7 @@ class GatewayProcess:
         self._bots: set[asyncio.StreamWriter] = set()
         self._changed = time.monotonic()  # when a bot left, or a door closed for good
         self._one_at_a_time = asyncio.Lock()
-        self._end, self._patience = asyncio.Event(), float("inf")
+        self._end, self._patience = asyncio.Event(), math.inf
         self._control: asyncio.Server | None = None
 
     async def run(self) -> None:
@@ -70,7 +72,7 @@ class GatewayProcess:
                 bot.close()
             log.info("the model gateway ends", running=self._gateway.running)
             with suppress(TimeoutError):
-                async with asyncio.timeout(None if self._patience == float("inf") else self._patience):
+                async with asyncio.timeout(None if self._patience == math.inf else self._patience):
                     await self._gateway.finish()
         finally:
             watching.cancel()
@@ -155,7 +157,7 @@ class GatewayProcess:
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(self._empty / 2)
+            await asyncio.sleep(min(self._empty, EMPTY_SECONDS) / 2)
             if self._control is None:
                 return
             if not self._is_ours():
@@ -198,10 +200,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("share_dir", type=Path)
     parser.add_argument("--idle", type=float, default=IDLE_SECONDS, help="seconds without a bot and without a request")
     parser.add_argument("--empty", type=float, default=EMPTY_SECONDS, help="seconds without a bot and without a door")
+    parser.add_argument("--service", action="store_true", help="wait for a process that serves already; never end")
     args = parser.parse_args(argv)
+    if args.service:
+        args.idle = args.empty = math.inf
     directory = control_dir(args.share_dir)
     try:
-        lock = _acquire(directory)
+        lock = _acquire(directory, math.inf if args.service else _LOCK_SECONDS)
         if lock is None:
             return 0
         hide()
@@ -219,10 +224,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _acquire(directory: Path) -> int | None:
-    end = time.monotonic() + _LOCK_SECONDS
+def _acquire(directory: Path, seconds: float) -> int | None:
+    end = time.monotonic() + seconds
     while (lock := acquire(directory)) is None and time.monotonic() < end:
-        time.sleep(0.05)
+        time.sleep(0.1)
     return lock
 
 

@@ -350,6 +350,25 @@ async def test_it_ends_with_its_directory(bot: Bot, share_dir: Path) -> None:
     await until(lambda: not _runs(pid))
 
 
+async def test_as_a_service_it_waits_for_its_turn_and_stays(bot: Bot, share_dir: Path, model: Model) -> None:
+    model.go_on.set()
+    client = bot(command=(*PROCESS, "--empty", "0.2"))
+    first = await pid_of(client)
+    service = await asyncio.create_subprocess_exec(*PROCESS, "--service", "--empty", "0.2", str(share_dir), cwd=ROOT)
+    try:
+        await client.aclose()
+        await until(lambda: holder(share_dir) == service.pid)
+        assert not _runs(first)
+        await asyncio.sleep(1)
+        second = bot()
+        await second.open("w", run_dir(share_dir))
+        async with asking(share_dir):
+            assert await pid_of(second) == service.pid
+    finally:
+        service.terminate()
+        assert await service.wait() == 0
+
+
 async def test_a_stranger_on_the_control_socket_changes_nothing(bot: Bot, share_dir: Path, model: Model) -> None:
     model.go_on.set()
     client = bot()
