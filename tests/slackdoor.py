@@ -104,7 +104,7 @@ def starter(path: Path, slack: SlackSimulator, host: ScriptedHost) -> Start:
                     sessions.observe(show.observe)
                     door = Door(sessions, show, client, me, "1.2.3", "scripted")
                     door.attend()
-                    socket = SlackSocket(**tokens, ping_interval=2)
+                    socket = SlackSocket(**tokens, ping_interval=2, on_connected=door.connected)
                     async with show.outbox, door.after:
                         await Reaper(sessions, store, host, session_timeout=timedelta(minutes=30)).sweep()
                         if connect:
