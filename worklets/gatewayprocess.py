@@ -55,7 +55,8 @@ class GatewayProcess:
         self._bots: set[asyncio.StreamWriter] = set()
         self._changed = time.monotonic()  # when a bot left, or a door closed for good
         self._one_at_a_time = asyncio.Lock()
-        self._end, self._patience = asyncio.Event(), math.inf
+        self._end = asyncio.Event()
+        self._finishing: asyncio.Task[None] | None = None
         self._control: asyncio.Server | None = None
 
     async def run(self) -> None:
@@ -64,23 +65,30 @@ class GatewayProcess:
         self._control = await asyncio.start_unix_server(self._converse, sock=listening, limit=LONGEST)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._terminate)
         log.info("the model gateway is ready", pid=os.getpid(), version=self._version)
-        watching = asyncio.create_task(self._watch())
+        watching, ending = asyncio.create_task(self._watch()), asyncio.create_task(self._end.wait())
         try:
-            await self._end.wait()
+            await asyncio.wait({watching, ending}, return_when=asyncio.FIRST_COMPLETED)
             self._hand_over()
             for bot in list(self._bots):
                 bot.close()
             log.info("the model gateway ends", running=self._gateway.running)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(None if self._patience == math.inf else self._patience):
-                    await self._gateway.finish()
+            self._finishing = asyncio.create_task(self._gateway.finish())
+            await asyncio.wait({self._finishing})
         finally:
+            ending.cancel()
             watching.cancel()
+            watched, _ = await asyncio.gather(watching, ending, return_exceptions=True)
             await self._gateway.aclose()
+        if isinstance(watched, Exception):
+            raise watched
 
     def _terminate(self) -> None:
-        self._patience = _TERM_SECONDS
         self._end.set()
+        asyncio.get_running_loop().call_later(_TERM_SECONDS, self._cut)
+
+    def _cut(self) -> None:
+        if self._finishing is not None:
+            self._finishing.cancel()
 
     def _hand_over(self) -> None:
         """Nothing listens after this, and a successor may have the lock. Idempotent."""
@@ -147,7 +155,7 @@ class GatewayProcess:
         if request["version"] in (None, self._version):
             credential = Credential(request["api_key"], request["oauth_token"])
             self._gateway.configure(request["base_url"], credential)
-            log.info("a bot is here", upstream=request["base_url"])
+            log.info("a bot is here")
 
     def _state(self) -> dict[str, Any]:
         doors = {name: str(run_dir) for name, run_dir in self._gateway.doors().items()}
@@ -156,25 +164,23 @@ class GatewayProcess:
     # The end
 
     async def _watch(self) -> None:
-        while True:
+        """Returns when nobody needs the process any more."""
+        while self._control is not None:
             await asyncio.sleep(min(self._empty, EMPTY_SECONDS) / 2)
-            if self._control is None:
-                return
-            if not self._is_ours():
+            if self._control is not None and not self._is_ours():
                 log.warning("the share directory is gone")
-                self._end.set()
-            elif not self._bots and not self._gateway.running:
-                await self._look_after_itself()
+                return
+            if not self._bots and not self._gateway.running and await self._is_useless():
+                return
 
-    async def _look_after_itself(self) -> None:
+    async def _is_useless(self) -> bool:
         for name, run_dir in self._gateway.doors().items():
             if not await _is_alive(run_dir):
                 log.info("its worklet has ended, so its door is closed", worklet=name)
                 await self._gateway.close(name)
                 self._changed = time.monotonic()
         quiet = time.monotonic() - max(self._changed, self._gateway.last_request)
-        if not self._bots and quiet > (self._idle if self._gateway.doors() else self._empty):
-            self._end.set()
+        return not self._bots and quiet > (self._idle if self._gateway.doors() else self._empty)
 
 
 async def _is_alive(run_dir: Path) -> bool:

@@ -295,7 +295,36 @@ async def test_where_no_process_can_be_started_the_bot_does_it_itself(
     assert (out.out + out.err).count("runs in this process") == 1
 
 
+async def test_a_process_that_dies_again_and_again_is_given_up(
+    bot: Bot, share_dir: Path, model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model.go_on.set()
+    client = bot()
+    await client.open("w", run_dir(share_dir))
+    for _ in range(5):
+        killed = await until(lambda: holder(share_dir), timeout=30)
+        await client.open("w", run_dir(share_dir))  # it is connected
+        os.kill(killed, signal.SIGKILL)
+        await until(lambda pid=killed: holder(share_dir) != pid)  # type: ignore[misc]
+    async with asking(share_dir):
+        assert await pid_of(client) == os.getpid()
+    out = capsys.readouterr()
+    assert "lost 5 times in a row" in out.out + out.err
+
+
 # The end of it
+
+
+async def test_sigterm_lets_a_request_end(bot: Bot, share_dir: Path, model: Model) -> None:
+    client = bot()
+    await client.open("w", run_dir(share_dir))
+    async with asking(share_dir) as answer:
+        pid = await pid_of(client)
+        os.kill(pid, signal.SIGTERM)
+        await until(lambda: holder(share_dir) != pid)
+        model.go_on.set()
+        assert await answer.content.read() == b"last"
+    await until(lambda: not _runs(pid))
 
 
 async def test_it_ends_when_no_bot_and_no_worklet_is_left(bot: Bot, share_dir: Path) -> None:
