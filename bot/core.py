@@ -47,14 +47,13 @@ async def open_core(settings: Settings, *, serving: bool = False) -> AsyncIterat
     Raises FlowError: a data directory that cannot be written or is in use, a database that does not answer.
     """
     async with AsyncExitStack() as stack:
-        make_share_dir(settings.share_dir)
+        database = await open_store(settings)
+        stack.push_async_callback(database.close)
         identity = Identity.load(settings.share_dir)
         gateway = _gateway(settings, identity)
         stack.push_async_callback(gateway.aclose)
-        if serving:
+        if serving:  # now that the store is ours: a second Flow must not bring the first one's gateway its credential
             gateway.start()
-        database = await open_store(settings)
-        stack.push_async_callback(database.close)
         runtime = await choose_runtime(settings.worklets, settings.share_dir, identity)
         stack.push_async_callback(runtime.close)
         host = WorkletHost(
