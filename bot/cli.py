@@ -48,6 +48,9 @@ def _parser() -> argparse.ArgumentParser:
         ("stop", _sessions_stop, "end its running turn and put it to sleep"),
     ):
         _verb(sessions, name, run, text).add_argument("id", help="session id, or its first letters")
+    from bot.relaycommand import add_options
+
+    add_options(_verb(verbs, "relay", _relay, "a process that speaks lines, over WebSocket"))
     return parser
 
 
@@ -82,6 +85,12 @@ def _doctor(_: argparse.Namespace, settings: Settings) -> int:
     from bot.doctor import doctor
 
     return _async(doctor(settings))
+
+
+def _relay(args: argparse.Namespace, settings: Settings) -> int:
+    from bot.relaycommand import relay
+
+    return relay(args, settings.relay)
 
 
 def _image_build(_: argparse.Namespace, settings: Settings) -> int:

@@ -88,6 +88,10 @@ class WebSettings(_Slice):
     port: int
 
 
+class RelaySettings(_Slice):
+    token: SecretStr | None  # of `flow relay`; worklets make their own
+
+
 class LogSettings(_Slice):
     format: Literal["console", "json"]
     debug: bool
@@ -162,6 +166,9 @@ class _Flat(BaseSettings):
         8080, alias="FLOW_HTTP_PORT", ge=0, le=65535, description="Its port; 0 picks one and prints it."
     )
     log_format: Literal["console", "json"] = Field("console", alias="FLOW_LOG_FORMAT", description="console or json.")
+    relay_token: SecretStr | None = Field(
+        None, alias="FLOW_RELAY_TOKEN", description="Token of `flow relay`, where no --token-file is given."
+    )
     docker_host: str | None = Field(None, alias="DOCKER_HOST", description="Docker engine, as Docker itself reads it.")
     vault_addr: str | None = Field(None, alias="VAULT_ADDR", description="Handed to worklets where set.")
 
@@ -200,6 +207,7 @@ class Settings(_Slice):
     worklets: WorkletSettings
     sessions: SessionSettings
     web: WebSettings
+    relay: RelaySettings
     log: LogSettings
     share_dir: Path
 
@@ -315,5 +323,6 @@ def _slices(flat: _Flat) -> Settings:
             archive=flat.archive,
         ),
         web=WebSettings(host=flat.http_host, port=flat.http_port),
+        relay=RelaySettings(token=flat.relay_token),
         log=LogSettings(format=flat.log_format, debug=flat.slack_bot_debug),
     )
