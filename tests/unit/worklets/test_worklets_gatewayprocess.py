@@ -169,7 +169,7 @@ async def test_a_killed_process_is_started_again_with_its_doors_and_its_credenti
 
 
 async def test_a_process_that_hangs_is_replaced(bot: Bot, share_dir: Path, model: Model) -> None:
-    client = bot(beat=0.1, patience=1.0)
+    client = bot(beat=0.1, patience=2.5)
     await client.open("w", run_dir(share_dir))
     hung = await pid_of(client)
     os.kill(hung, signal.SIGSTOP)
@@ -349,7 +349,7 @@ async def test_it_waits_longer_for_the_bot_of_a_worklet_that_lives(bot: Bot, sha
         writer.close()
         asked.set()
 
-    client = bot(command=(*PROCESS, "--empty", "0.3", "--idle", "2"))
+    client = bot(command=(*PROCESS, "--empty", "0.3", "--idle", "4"))
     await client.open("w", run_dir(share_dir))
     pid = await pid_of(client)
     async with await asyncio.start_unix_server(relay, sock=listen(run_dir(share_dir), "relay.sock")):
