@@ -1,14 +1,17 @@
-"""How often things die: batches of runs in one world each, and what came of them."""
+"""How often what dies: the deaths of one test, dealt out to worlds that live side by side, and what came of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
 
-SMALL = 10  # runs without --chaos-runs; every other kind gets a fifth of it
-BATCH = 10  # runs in one world
+SMALL = 10  # bots killed without --chaos-runs; the other numbers follow
+_WORLD = 10  # deaths in one world
+_SIDE_BY_SIDE = 2  # worlds: most of a run is waiting
 
 
 @dataclass
@@ -17,53 +20,62 @@ class Tally:
 
     runs: int = 0
     hits: int = 0
-    violations: list[str] = field(default_factory=list)
+    violations: int = 0
 
 
 tallies: dict[str, Tally] = {}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Batch:
-    """Runs in one world. The seed decides everything that is not the machine's own timing."""
+    """Deaths in one world, one a run. The seed decides everything that is not the machine's own timing."""
 
-    kind: str
     runtime: str
-    runs: int
+    kinds: Sequence[str]
     seed: str
+    again: str
+    reports: list[str] = field(default_factory=list)
 
-    @property
-    def tally(self) -> Tally:
-        return tallies.setdefault(f"{self.kind}, {self.runtime}", Tally())
+    def tally(self, kind: str) -> Tally:
+        return tallies.setdefault(f"{kind}, {self.runtime}", Tally())
 
-    def fail(self, number: int, violations: list[str], log: list[str]) -> None:
-        """Ends the test: what was broken in which run, and how to have it again."""
-        self.tally.violations += violations
+    def broken(self, kind: str, violations: list[str], log: list[str]) -> None:
+        """The law was broken: the world is not to be used any more."""
+        self.tally(kind).violations += len(violations)
         said = "\n".join(violations)
-        pytest.fail(
-            f"run {number} of {self.runs}, kind {self.kind}, worklets {self.runtime}, seed {self.seed}:\n{said}\n\n"
-            f"again: pytest tests/chaos --chaos-runs=… --chaos-seed={self.seed.partition('/')[0]}"
-            f" -k '{self.kind}-{self.runtime}'\n\nlog:\n{''.join(log[-120:])}",
-            pytrace=False,
+        self.reports.append(
+            f"{kind}, worklets {self.runtime}, seed {self.seed}:\n{said}\nagain: {self.again}\n\n{''.join(log[-150:])}"
         )
 
 
-def batches(config: pytest.Config, kind: str, runtime: str, share: float) -> Iterator[Batch]:
-    """`share` of all runs, in worlds of a few runs each."""
-    left = max(1, round((config.getoption("--chaos-runs") or SMALL) * share))
-    number = 0
-    while left > 0:
-        runs = min(BATCH, left)
-        yield Batch(kind, runtime, runs, f"{config.getoption('--chaos-seed')}/{kind}/{runtime}/{number}")
-        left, number = left - runs, number + 1
+def small(config: pytest.Config) -> bool:
+    return not config.getoption("--chaos-runs")
 
 
-def parametrize(metafunc: pytest.Metafunc, found: list[Batch]) -> None:
-    """One test a batch: time enough for it, and an engine where it needs one."""
-    params = []
-    for batch in found:
-        marks = [pytest.mark.timeout(120 + 60 * batch.runs)]
-        marks += [pytest.mark.docker] if batch.runtime == "docker" else []
-        number = batch.seed.rpartition("/")[2]
-        params.append(pytest.param(batch, marks=marks, id=f"{batch.kind}-{batch.runtime}-{number}"))
-    metafunc.parametrize("batch", params)
+def runs(config: pytest.Config, share: float) -> int:
+    """So many of all runs, at least one."""
+    return max(1, round((config.getoption("--chaos-runs") or SMALL) * share))
+
+
+async def in_worlds(
+    config: pytest.Config, name: str, runtime: str, kinds: Sequence[str], live: Callable[[Batch], Awaitable[None]]
+) -> None:
+    """Lives through one death of each of `kinds`. Fails with all reports when the law was broken in some world."""
+    seed = str(config.getoption("--chaos-seed"))
+    worlds = max(_SIDE_BY_SIDE if len(kinds) > 3 else 1, -(-len(kinds) // _WORLD))
+    batches = []
+    for number in range(worlds):
+        own = f"{seed.partition('/')[0]}/{name}/{number}"
+        again = f"make chaos RUNS={config.getoption('--chaos-runs') or SMALL} SEED={own} PYTEST_ARGS='-k {name}'"
+        batches.append(Batch(runtime, list(itertools.islice(kinds, number, None, worlds)), own, again))
+    if "/" in seed:
+        batches = [batch for batch in batches if batch.seed == seed]
+    places = asyncio.Semaphore(_SIDE_BY_SIDE)
+
+    async def one(batch: Batch) -> None:
+        async with places:
+            await live(batch)
+
+    await asyncio.gather(*(one(batch) for batch in batches))
+    if reports := [report for batch in batches for report in batch.reports]:
+        pytest.fail("\n\n".join(reports), pytrace=False)

@@ -84,7 +84,9 @@ class Law:
         records = await self.records()
         instance = json.loads((self.share_dir / "instance.json").read_text())["instance"]
         left = [f"{s.name} is {s.row['status']}" for s in records.sessions if s.row["status"] not in ("new", "asleep")]
-        if self.dsn.startswith("postgres"):  # with SQLite a lease in the table is a dead process's, and counts for nothing
+        if self.dsn.startswith(
+            "postgres"
+        ):  # with SQLite a lease in the table is a dead process's, and counts for nothing
             held = [s for s in records.sessions if (s.row["lease_until"] or 0) > time.time()]
             left += [f"the lease of {session.name} is still held" for session in held]
         if self.runtime == "docker":

@@ -13,7 +13,7 @@ from simulator.slack import SlackSimulator
 from simulator.state import Channel, Record
 
 ROOT = -1  # the part that opens the thread of a slash command
-_TOOL = re.compile(r"^\s*([▸✓✗■]) (?!Stopped)")
+_TOOL = re.compile(r"^\s*([▸✓✗■]) (?!Stopped|Taken back|Cut off)")
 _FENCE = re.compile(r"^\s*(```|~~~)\S*\s*$", re.MULTILINE)
 
 
@@ -42,7 +42,9 @@ class Message:
 
     @property
     def tools(self) -> list[str]:
-        """The marks of the tool lines: one of ▸ ✓ ✗ ■ each."""
+        """The marks of the tool lines: one of ▸ ✓ ✗ ■ each. The question how to go on, and its answer, have none."""
+        if self._blocks("section"):
+            return []
         return [match[1] for line in self.notes if (match := _TOOL.match(line))]
 
     @property

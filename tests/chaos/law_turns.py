@@ -14,7 +14,7 @@ _RAN = re.compile(r"\bran=(\d+)")
 
 
 def of_turn(turn: TurnRecord, messages: list[Message]) -> Iterator[str]:
-    for event in turn.said("ToolFinished"):
+    for event in turn.said("ToolFinished") if not str(turn.row["source_id"]).startswith("resume:") else ():
         for times in _RAN.findall(str(event.get("output", ""))):
             if int(times) > 1:
                 yield f"a command of {turn.name} ran {times} times"
@@ -25,7 +25,7 @@ def of_turn(turn: TurnRecord, messages: list[Message]) -> Iterator[str]:
         return
     body = sorted((message for message in messages if message.part != ROOT), key=lambda m: m.part)
     if turn.state == "withdrawn":
-        if body:
+        if body and not any("Taken back" in line for message in body for line in message.notes):
             yield f"{turn.name} was withdrawn, but {len(body)} of its messages stand"
         return
     if [message.part for message in body] != list(range(len(body))) or not body:
@@ -74,6 +74,9 @@ def _notes(turn: TurnRecord, body: list[Message]) -> Iterator[str]:
     told = compact("".join(notes))
     if turn.state == "interrupted" and "Stopped" not in told:
         yield f"{turn.name} was interrupted, which the thread does not say"
+    for event in turn.said("Restarted"):
+        if compact(event["reason"])[:40] not in told:
+            yield f"{turn.name} went on in a new process, and the thread does not say why: {event['reason']}"
     if turn.state in ("failed", "cut") and compact(str(turn.row["error"]))[:40] not in told:
         yield f"{turn.name} is {turn.state}, and the thread does not say why: {turn.row['error']}"
 

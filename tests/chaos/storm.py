@@ -6,19 +6,22 @@ Everything random comes from one seed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from e2e.world import API_KEY, ROOT, Program, World, remove_worklets
 from law import Law
+from law_shown import Message, asked, of_turns
 from program import CAUGHT
 from waiting import until
 
@@ -86,15 +89,14 @@ class Storm:
             await how()
             if self.random.random() < 0.5:
                 await asyncio.sleep(self.random.uniform(0, 0.5))
+            if self.random.random() < 0.25:
+                await self.meddle()
 
     async def _mention(self) -> None:
         await self.world.slack.post(self._someone(), self._channel(), f"@Flow {self._prompt()}")
 
     async def _command(self) -> None:
-        command = self.world.slack.command(self._someone(), self._channel(), "/flow", self._prompt())
-        task: asyncio.Task[object] = asyncio.create_task(command)  # waits for its acknowledgement
-        self.talking.add(task)
-        task.add_done_callback(self.talking.discard)
+        self._do(self.world.slack.command(self._someone(), self._channel(), "/flow", self._prompt()))
 
     async def _direct(self) -> None:
         person = self._someone()
@@ -111,9 +113,80 @@ class Storm:
             await self._mention()
             return
         channel, thread_ts = threads[-1] if self.random.random() < 0.6 else self.random.choice(threads)
+        await self.world.slack.post(self._member(channel), channel, self._prompt(), thread_ts=thread_ts)
+
+    async def meddle(self) -> None:
+        """Somebody presses a button of a live message, writes `stop`, or takes a message back or edits it."""
+        await asyncio.sleep(self.random.uniform(0, 1))
+        how = self.random.choice((self._press, self._press, self._stop, self._delete, self._edit))
+        await how()
+
+    async def _press(self) -> None:
+        """Stop, Now or Take back; by whoever asked, else by anybody."""
+        slack = self.world.slack
+        live = [
+            (message, button)
+            for messages in of_turns(slack).values()
+            for message in messages
+            for button in message.buttons
+            if button in ("stop_turn", "now", "take_back")
+        ]
+        if live:
+            message, button = self.random.choice(live)
+            self._do(self._click(message, button))
+
+    async def _click(self, message: Message, button: str) -> None:
+        for person in ("maya", "jonas"):
+            with contextlib.suppress(KeyError):  # the button is gone meanwhile
+                await self.world.slack.click(person, message.ts, button)
+
+    async def _stop(self) -> None:
+        if sessions := [s for s in (await self.law.records()).sessions if s.row["thread_ts"] is not None]:
+            row = sessions[-1].row
+            person = self._member(str(row["channel"]))
+            await self.world.slack.post(person, str(row["channel"]), "stop", thread_ts=str(row["thread_ts"]))
+
+    async def _delete(self) -> None:
+        if own := self._newest():
+            await self.world.slack.delete(*own)
+
+    async def _edit(self) -> None:
+        if own := self._newest():
+            person, ts = own
+            text = str(self.world.slack.record(ts).body["text"])
+            await self.world.slack.edit(person, ts, text + "\nSAY edited")
+
+    def _newest(self) -> tuple[str, str] | None:
+        """The newest reply that a person wrote for the bot: author and ts."""
+        replies = [one for one in asked(self.world.slack) if one.thread_ts is not None]
+        if not replies:
+            return None
+        ts = max(replies, key=lambda one: one.source_id.partition(":")[2]).source_id.partition(":")[2]
+        author = self.world.slack.record(ts).body["user"]
+        return next(p for p in ("maya", "jonas") if self.world.slack.user(p).id == author), ts
+
+    async def choose(self) -> bool:
+        """Somebody decides how turns that were cut off go on. False: there was nothing to decide."""
+        open_questions = [
+            message
+            for messages in of_turns(self.world.slack).values()
+            for message in messages
+            if "cut_continue" in message.buttons
+        ]
+        for message in open_questions:
+            choice = self.random.choice(("cut_continue", "cut_again", "cut_leave"))
+            await self.world.slack.click(self._member(message.channel), message.ts, choice)
+        return bool(open_questions)
+
+    def _do(self, what: Coroutine[Any, Any, object]) -> None:
+        """What people do waits for an answer; they do not."""
+        task: asyncio.Task[object] = asyncio.create_task(what)
+        self.talking.add(task)
+        task.add_done_callback(self.talking.discard)
+
+    def _member(self, channel: str) -> str:
         members = self.world.slack.channel(channel).members
-        person = next(p for p in ("maya", "jonas") if self.world.slack.user(p).id in members)
-        await self.world.slack.post(person, channel, self._prompt(), thread_ts=thread_ts)
+        return next(p for p in ("maya", "jonas") if self.world.slack.user(p).id in members)
 
     def _someone(self) -> str:
         return self.random.choice(("maya", "jonas"))
@@ -142,7 +215,10 @@ class Storm:
         """The law's violations once all has come to rest."""
         if self.talking:
             await asyncio.wait(self.talking)
-        return await self.law.at_rest(timeout)
+        violations = await self.law.at_rest(timeout)
+        if not violations and await self.choose():
+            violations = await self.law.at_rest(timeout)
+        return violations
 
     async def end(self) -> list[str]:
         """All sessions go to sleep, the program ends: what is left over."""
@@ -160,7 +236,7 @@ class Storm:
 async def open_storm(runtime: str, seed: str, tmp_path: Path, **env: str) -> AsyncIterator[Storm]:
     """A world with nothing in it; the program does not run yet. What it leaves behind is removed at the end."""
     share_dir, tmp = tmp_path / "data", tmp_path / "tmp"
-    tmp.mkdir()
+    tmp.mkdir(parents=True)
     async with (
         SlackSimulator(manifest=ROOT / "manifest.yml", retry_delays=(0, 1, 2, 4, 8), limit_scale=4) as slack,
         ScriptedModel(api_key=API_KEY) as model,

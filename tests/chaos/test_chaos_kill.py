@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from pathlib import Path
 
 import pytest
-from chaos_batches import Batch, batches, parametrize
+from chaos_batches import Batch, in_worlds, runs
 from chaos_points import RECOVERING, WORKING
 from program import code_of
 from storm import Storm, open_storm
 from victims import strike
 
-#: Part of all runs for each kind and runtime.
-SHARES = {
-    ("bot", "local"): 0.8,
-    ("bot", "docker"): 0.2,
-    ("cli", "local"): 0.1,
-    ("cli", "docker"): 0.1,
-    ("relay", "local"): 0.1,
-    ("relay", "docker"): 0.1,
-    ("container", "local"): 0.1,
-    ("container", "docker"): 0.1,
-    ("engine", "docker"): 0.2,
-}
+pytestmark = pytest.mark.timeout(4 * 3600)  # as long as --chaos-runs asks for; whatever is stuck has its own limit
 
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "batch" in metafunc.fixturenames:
-        found = [b for (kind, runtime), share in SHARES.items() for b in batches(metafunc.config, kind, runtime, share)]
-        parametrize(metafunc, found)
+LOCAL = ("cli", "relay", "container")
+DOCKER = ("cli", "relay", "container", "engine")
 
 
 @pytest.mark.parametrize("point", sorted({*WORKING, *RECOVERING}))
@@ -38,16 +25,41 @@ def test_every_named_point_is_there(point: str) -> None:
     code_of(point)
 
 
-async def test_nothing_is_lost_or_answered_twice(batch: Batch, tmp_path: Path) -> None:
-    async with open_storm(batch.runtime, batch.seed, tmp_path) as storm:
-        await storm.program.start()
-        for number in range(batch.runs):
-            batch.tally.runs += 1
-            batch.tally.hits += await (_kill_bot(storm) if batch.kind == "bot" else _kill_other(storm, batch.kind))
-            if violations := await storm.judge():
-                batch.fail(number, violations, storm.program.output)
-        if violations := await storm.end():
-            batch.fail(batch.runs, violations, storm.program.output)
+async def test_the_bot_dies_with_local_worklets(pytestconfig: pytest.Config, tmp_path: Path) -> None:
+    await _die(pytestconfig, "bot_dies_with_local", "local", ["bot"] * runs(pytestconfig, 0.8), tmp_path)
+
+
+@pytest.mark.docker
+async def test_the_bot_dies_with_containers(pytestconfig: pytest.Config, tmp_path: Path) -> None:
+    await _die(pytestconfig, "bot_dies_with_containers", "docker", ["bot"] * runs(pytestconfig, 0.2), tmp_path)
+
+
+async def test_what_runs_inside_dies_with_local_worklets(pytestconfig: pytest.Config, tmp_path: Path) -> None:
+    kinds = list(itertools.islice(itertools.cycle(LOCAL), 3 * runs(pytestconfig, 0.1)))
+    await _die(pytestconfig, "inside_dies_with_local", "local", kinds, tmp_path)
+
+
+@pytest.mark.docker
+async def test_what_runs_inside_dies_with_containers(pytestconfig: pytest.Config, tmp_path: Path) -> None:
+    kinds = list(itertools.islice(itertools.cycle(DOCKER), 4 * runs(pytestconfig, 0.1)))
+    await _die(pytestconfig, "inside_dies_with_containers", "docker", kinds, tmp_path)
+
+
+async def _die(config: pytest.Config, name: str, runtime: str, kinds: list[str], tmp_path: Path) -> None:
+    async def live(batch: Batch) -> None:
+        async with open_storm(batch.runtime, batch.seed, tmp_path / batch.seed.rpartition("/")[2]) as storm:
+            await storm.program.start()
+            for kind in batch.kinds:
+                tally = batch.tally(kind)
+                tally.runs += 1
+                tally.hits += await (_kill_bot(storm) if kind == "bot" else _kill_other(storm, kind))
+                if violations := await storm.judge():
+                    batch.broken(kind, violations, storm.program.output)
+                    return
+            if violations := await storm.end():
+                batch.broken(batch.kinds[-1], violations, storm.program.output)
+
+    await in_worlds(config, name, runtime, kinds, live)
 
 
 async def _kill_bot(storm: Storm) -> bool:
@@ -87,9 +99,8 @@ async def _kill_other(storm: Storm, kind: str) -> bool:
     await storm.talk(dice.randint(1, 3))
     await asyncio.sleep(dice.uniform(0, 2.5))
     end = time.monotonic() + 15
-    while time.monotonic() < end and (waiting := await storm.law.unfinished()):
-        share_dir = storm.world.share_dir
-        if await asyncio.to_thread(strike, kind, storm.world.runtime, share_dir, dice):
-            return bool(waiting)
+    while time.monotonic() < end and await storm.law.unfinished():
+        if await asyncio.to_thread(strike, kind, storm.world.runtime, storm.world.share_dir, dice):
+            return True
         await asyncio.sleep(0.05)
     return False
