@@ -44,10 +44,11 @@ class _Later(Exception):
 class CatchUp:
     """Runs in a task of the door, one at a time; nothing waits for it."""
 
-    def __init__(self, door: Door, reader: Reader, *, pause: float = _FIRST_PAUSE) -> None:
+    def __init__(self, door: Door, reader: Reader, *, pause: float = _FIRST_PAUSE, young: float = _YOUNG) -> None:
         self._door = door
         self._reader = reader
         self._pause = pause
+        self._young = young
         self._heard: datetime | None = None  # when Slack could be heard again; None: all is caught up
         self._running = False
 
@@ -141,7 +142,7 @@ class CatchUp:
                 continue
             message = there.get(source_id)
             if message is None:
-                if complete and door.now() - float(turn.ts) > _YOUNG:
+                if complete and door.now() - float(turn.ts) > self._young:
                     await door.sessions.amend(thread.team, thread.channel, source_id, None, door.ts())
                 continue
             asked = read_message({**message, "channel": thread.channel}, door.me, late=True)

@@ -1,8 +1,8 @@
 """The hourglass on messages that wait: a reaction, taken away when their turn begins or ends.
 
 What is wanted is kept for each message, and what Slack was told; whoever changes its mind in between costs no call.
-A process that died may have left an hourglass: a turn that is older than a moment when it is first heard of is taken
-to have one.
+A process that died may have left an hourglass: a turn that is no longer new when it is first heard of is taken to have
+one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from worklets.events import AgentEvent
 log = get_logger(__name__)
 
 EMOJI = "hourglass_flowing_sand"
-_FRESH = 2.0  # seconds: a turn so young was marked by nobody yet
+_FRESH = 2.0  # seconds: a turn that is so young, and younger than this process, was marked by nobody yet
 _TRIES = 6
 
 
@@ -60,6 +60,7 @@ class Marks:
         self._client = client
         self._tasks = tasks
         self._now = now
+        self._since = now()
         self._delay = delay
         self._clock = clock
         self._marks: dict[TurnId, _Mark] = {}
@@ -87,7 +88,7 @@ class Marks:
         channel, _, ts = turn.source_id.partition(":")
         if channel != session.thread.channel:  # a command, or a button: there is no message
             return
-        fresh = self._now() - turn.created_at.timestamp() < _FRESH
+        fresh = turn.created_at.timestamp() >= max(self._since, self._now() - _FRESH)
         self._marks[turn.id] = _Mark(channel, ts, wanted, False if fresh else None, self._clock() + self._delay)
         self._ring()
 

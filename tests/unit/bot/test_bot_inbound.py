@@ -6,7 +6,21 @@ from typing import Any
 
 import pytest
 
-from bot.inbound import EmptyMention, Identity, Subcommand, read_command, read_message, readable
+from bot.inbound import (
+    Amendment,
+    EmptyMention,
+    Identity,
+    Misspelt,
+    Said,
+    StopWord,
+    Subcommand,
+    read_command,
+    read_edit,
+    read_message,
+    readable,
+    said_by,
+)
+from bot.spelling import distance, nearest
 from sessions.types import Prompt, ThreadId
 
 ME = Identity("T1", "UBOT", "B1")
@@ -74,6 +88,115 @@ def test_other_ways_of_speaking_count(subtype: str) -> None:
     assert prompt(message("<@UBOT> look", subtype=subtype)).text == "look"
 
 
+@pytest.mark.parametrize("text", ["stop", "Stop", "STOP!", " stop. ", "<@UBOT> stop", "stop <@UBOT|flow>!"])
+def test_the_one_word_stop(text: str) -> None:
+    called = "UBOT" in text
+    assert read_message(message(text, thread_ts="1.1"), ME) == StopWord(
+        ThreadId("T1", "C1", "1.1"), f"C1:{TS}", TS, "U1", called
+    )
+    alone = read_message(message(text), ME)
+    assert alone == (StopWord(ThreadId("T1", "C1", None), f"C1:{TS}", TS, "U1", True) if called else None)
+
+
+@pytest.mark.parametrize("text", ["stop it", "stopp", "please stop", "stop?", "non-stop"])
+def test_more_than_one_word_is_a_prompt(text: str) -> None:
+    assert prompt(message(text, thread_ts="1.1")).text == text
+
+
+@pytest.mark.parametrize("text", ["<@U2> look", "  <@U2|jo>: look", "<!here> look", "<!subteam^S1|@team> look"])
+def test_what_begins_with_somebody_else_is_for_them(text: str) -> None:
+    thread = ThreadId("T1", "C1", "1.1")
+    said = read_message(message(text, thread_ts="1.1"), ME)
+    assert said == Said(thread, f"C1:{TS}", TS, "U1", None, text.strip())
+    assert read_message(message(text), ME) is None
+    assert prompt(message(f"{text} <@UBOT>", thread_ts="1.1")).starts
+    assert prompt(message(text, channel="D1", thread_ts="1.1")).starts
+    assert prompt(message(f"look {text}", thread_ts="1.1"))
+
+
+@pytest.mark.parametrize(
+    ("more", "author"),
+    [
+        ({"bot_id": "B2", "bot_profile": {"name": "CI"}}, "CI"),
+        ({"bot_id": "B2", "subtype": "bot_message", "username": "hook", "user": None}, "hook"),
+        ({"bot_id": "B2"}, "an app"),
+    ],
+)
+def test_other_apps_are_only_overheard(more: dict[str, Any], author: str) -> None:
+    said = read_message(message("<@UBOT> built", thread_ts="1.1", **more), ME)
+    assert isinstance(said, Said)
+    assert (said.author, said.user_id) == (author, more.get("user", "U1") or "B2")
+    assert read_message(message("<@UBOT> built", **more), ME) is None
+
+
+def test_what_the_bot_says_itself_is_nothing() -> None:
+    for mine in ({"user": "UBOT"}, {"bot_id": "B1"}):
+        assert read_message(message("x", thread_ts="1.1", **mine), ME) is None
+        assert said_by(message("x", thread_ts="1.1", **mine), ThreadId("T1", "C1", "1.1"), ME) is None
+
+
+def test_a_message_that_is_read_late_may_be_edited() -> None:
+    event = message("<@UBOT> x", edited={"user": "U1", "ts": TS})
+    assert isinstance(read_message(event, ME, late=True), Prompt)
+    assert read_message(message("gone", subtype="tombstone", hidden=True, thread_ts="1.1"), ME, late=True) is None
+
+
+def change(before: str, after: str, **more: Any) -> dict[str, Any]:
+    edited = {"edited": {"user": "U1", "ts": "1700000009.000000"}}
+    old, new = message(before, **more), message(after, **more, **edited)
+    return {
+        "type": "message", "subtype": "message_changed", "hidden": True, "channel": old["channel"],
+        "channel_type": old["channel_type"], "ts": "1.5", "message": new, "previous_message": old,
+    }  # fmt: skip
+
+
+def test_an_edit_is_read_like_the_message() -> None:
+    edit = read_edit(change("<@UBOT> frist", "<@UBOT> first repo=<https://x/y>", thread_ts="1.1"), ME)
+    assert edit == Amendment(
+        ThreadId("T1", "C1", "1.1"), f"C1:{TS}", "first", "1700000009.000000", aside=None, addressed=True
+    )
+    plain = read_edit(change("one", "two &amp; more", thread_ts="1.1"), ME)
+    assert plain is not None
+    assert (plain.text, plain.addressed) == ("two & more", False)
+    aside = read_edit(change("<@U2> one", "<@U2> two", thread_ts="1.1"), ME)
+    assert aside is not None
+    assert aside.aside == "<@U2> two"
+    nothing = read_edit(change("<@UBOT> one", "<@UBOT>"), ME)
+    assert nothing is not None
+    assert nothing.text is None
+    direct = read_edit(change("one", "two", channel="D1", channel_type="im"), ME)
+    assert direct is not None
+    assert (direct.addressed, direct.thread) == (True, ThreadId("T1", "D1", TS))
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        change("same", "same", thread_ts="1.1"),  # a link was unfurled
+        change("one", "two", thread_ts="1.1", bot_id="B1"),
+        change("one", "two", thread_ts="1.1", user="UBOT"),
+        {"type": "message", "subtype": "message_deleted", "channel": "C1", "deleted_ts": "1.2", "ts": "1.3"},
+    ],
+)
+def test_changes_that_are_none(event: dict[str, Any]) -> None:
+    assert read_edit(event, ME) is None
+
+
+def test_a_deleted_message() -> None:
+    old = message("<@UBOT> one")
+    event = {
+        "type": "message", "subtype": "message_deleted", "hidden": True, "channel": "C1", "deleted_ts": TS,
+        "ts": "1700000009.000000", "event_ts": "1700000009.000000", "previous_message": old,
+    }  # fmt: skip
+    gone = Amendment(ThreadId("T1", "C1", TS), f"C1:{TS}", None, "1700000009.000000", aside=None, addressed=True)
+    assert read_edit(event, ME) == gone
+    # A root with replies becomes a tombstone.
+    tomb = {"type": "message", "subtype": "tombstone", "user": "USLACKBOT", "text": "gone", "ts": TS, "thread_ts": TS}
+    changed = {**event, "subtype": "message_changed", "message": tomb}
+    del changed["deleted_ts"]
+    assert read_edit(changed, ME) == gone
+
+
 def test_files_are_named() -> None:
     read = prompt(message("<@UBOT>", subtype="file_share", files=[{"name": "a.png"}, {"title": "b"}]))
     assert read.text == "(Attached in Slack, not readable from here: a.png, b)"
@@ -120,7 +243,26 @@ def test_repository_and_branch(raw: str, text: str, repository: str | None, bran
     assert (read.text, read.repository, read.branch) == (text, repository, branch)
 
 
-def command(text: str) -> Prompt | Subcommand:
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [("stpo", "stop"), ("STOPP", "stop"), ("hlep", "help"), ("stats", "status"), ("sesions", "sessions")],
+)
+def test_a_slip_of_the_finger_starts_nothing(word: str, meant: str) -> None:
+    assert command(word) == Misspelt(word, meant)
+    assert isinstance(command(f"{word} the music"), Prompt)
+
+
+@pytest.mark.parametrize("word", ["hello", "test", "refactor", "ship", "continue"])
+def test_other_single_words_are_prompts(word: str) -> None:
+    assert isinstance(command(word), Prompt)
+
+
+def test_distances() -> None:
+    assert [distance(*pair) for pair in (("", "abc"), ("abc", "acb"), ("abc", "abc"), ("ab", "xy"))] == [3, 1, 0, 2]
+    assert nearest("", ("help",)) is None
+
+
+def command(text: str) -> Prompt | Subcommand | Misspelt:
     body = {"text": text, "user_id": "U1", "channel_id": "C1", "trigger_id": "1.2.abc"}
     return read_command(body, ME, "1700000001.000000")
 

@@ -14,8 +14,9 @@ from bot.markdown import size
 from bot.opening import root_part
 from bot.parts import Part, plain, sectioned, shortened
 from bot.renderer import TurnView
-from sessions.events import Preparing, Queued, Settled, Started, WaitingForPlace
+from sessions.events import Preparing, Queued, Settled, Started, Stopping, WaitingForPlace
 from sessions.types import (
+    Cut,
     Done,
     Failed,
     Interrupted,
@@ -26,12 +27,14 @@ from sessions.types import (
     Turn,
     TurnId,
     TurnState,
+    Withdrawn,
 )
 from simulator.text import visible_text
 from simulator.validation import check_content
 from worklets.events import (
     Asked,
     PreviewVoided,
+    Restarted,
     Retrying,
     Text,
     TextDelta,
@@ -170,6 +173,84 @@ def test_what_was_written_stays_when_it_is_stopped_or_fails() -> None:
     assert "■ Stopped." in only(Settled(Interrupted()))
     assert "■ Stopped by flow sessions stop." in only(Settled(Interrupted("flow sessions stop")))
     assert only(*started, Settled(Failed("It broke. Do this."), None)).endswith("⚠️ It broke. Do this.")
+
+
+def labels(part: Part) -> list[str]:
+    return [e["text"]["text"] for b in part.blocks if b["type"] == "actions" for e in b["elements"]]
+
+
+def with_buttons(*events: Any) -> TurnView:
+    made = TurnView(TurnId("t1"))
+    for event in events:
+        made.apply(event)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("events", "said"),
+    [
+        ((), ["Stop"]),
+        ((Queued(0),), ["Stop"]),
+        ((Queued(1),), ["Now", "Take back"]),
+        ((Queued(2), WaitingForPlace(3)), ["Stop"]),
+        ((Queued(1), Preparing("waking")), ["Stop"]),
+        ((Queued(1), Started(), TextDelta("Hi")), ["Stop"]),
+        ((Started(), Stopping("U1")), []),
+        ((Started(), Text("Hi"), Settled(Done())), []),
+    ],
+)
+def test_the_buttons_of_a_turn(events: tuple[Any, ...], said: list[str]) -> None:
+    made = with_buttons(*events)
+    assert [labels(part) for part in made.parts()] == [said]
+    valid(made.parts())
+    assert all(e["value"] == "t1" for b in made.parts()[0].blocks if b["type"] == "actions" for e in b["elements"])
+
+
+def test_only_the_last_message_has_buttons() -> None:
+    parts = with_buttons(Started(), TextDelta("words " * 5_000)).parts()
+    assert [labels(part) for part in parts] == [[]] * (len(parts) - 1) + [["Stop"]]
+
+
+def test_nothing_hides_that_it_is_being_stopped() -> None:
+    made = view(Started(), Text("Some."), Stopping("U1"), Thinking(), ToolStarted("1", "Bash", {"command": "x"}))
+    assert words(made.parts()[0]).endswith("⏳ Stopping…")
+    made.apply(Settled(Interrupted("U1")))
+    assert "■ Stopped by @U1." in words(made.parts()[0])
+
+
+def test_what_was_taken_back_vanishes() -> None:
+    made = with_buttons(Queued(1))
+    assert len(made.parts()) == 1
+    made.apply(Settled(Withdrawn("U1")))
+    assert made.parts() == []
+    opener = TurnView(TurnId("t1"), opens_thread=True)
+    opener.apply(Settled(Withdrawn("U1")))
+    assert words(opener.parts()[0]) == "■ Taken back by @U1."
+
+
+def test_a_cut_turn_asks_how_to_go_on() -> None:
+    made = with_buttons(Started(), Text("Some."), ToolStarted("1", "Bash", {"command": "x"}))
+    made.apply(Settled(Cut("The container was lost <!channel>."), 3.0))
+    answer, question = made.parts()
+    assert words(answer).splitlines() == ["Some.", "■ Bash `x` – not finished", "■ Cut off.", "3.0 s"]
+    assert labels(question) == ["Continue", "Start over", "Leave it"]
+    assert question.index == 1
+    assert "The container was lost" in words(question)
+    assert "<!channel>" not in str(question)
+    assert made.parts() == [answer, question]
+    valid(made.parts())
+
+
+def test_a_lost_process_leaves_one_line_where_it_was() -> None:
+    lost = Restarted("Claude's process was lost; a new one goes on.")
+    made = view(Text("One."), ToolStarted("1", "Bash", {"command": "x"}), TextDelta("unfinish"), lost, Text("Two."))
+    assert words(made.parts()[0]).splitlines() == [
+        "One.",
+        "■ Bash `x` – not finished",
+        "↻ Claude's process was lost; a new one goes on.",
+        "Two.",
+        "⏳ Thinking…",
+    ]
 
 
 def test_nothing_changes_after_the_end() -> None:
