@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from config.errors import FlowError
 from config.logging import get_logger
 from config.settings import inherited
+from sessions.bell import Bell
 from sessions.db import Database, open_database
 from sessions.manager import Sessions
 from sessions.store import Store
@@ -66,6 +67,7 @@ async def open_core(settings: Settings, *, serving: bool = False) -> AsyncIterat
             local_repositories=settings.worklets.local_repositories,
         )
         store = Store(database)
+        bell = await stack.enter_async_context(Bell(database, identity.instance)) if serving else None
         env = {"VAULT_ADDR": settings.worklets.vault_addr} if settings.worklets.vault_addr else {}
         sessions = Sessions(
             store,
@@ -73,6 +75,7 @@ async def open_core(settings: Settings, *, serving: bool = False) -> AsyncIterat
             max_sessions=settings.sessions.max_sessions,
             env=env,
             lease_seconds=settings.sessions.lease,
+            bell=bell,
         )
         yield Core(database, store, runtime, gateway, host, sessions)
 

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from bot.core import Core, open_core
 from config.logging import configure, get_logger
+from sessions.housekeeping import Housekeeping
 from sessions.reaper import Reaper, schedule
+from sessions.retention import Retention
 from web.app import Server, build
 from web.control import Control
 
@@ -94,7 +96,15 @@ async def _preflight(settings: Settings) -> Identity | None:
 @asynccontextmanager
 async def _doors(settings: Settings, core: Core, me: Identity | None) -> AsyncIterator[str]:
     """Recovers what ran before, opens the doors, yields the HTTP server's address; then drains."""
-    reaper = Reaper(core.sessions, core.store, core.host, session_timeout=timedelta(seconds=settings.sessions.timeout))
+    interval = timedelta(seconds=min(SWEEP_SECONDS, settings.sessions.timeout / 2))
+    reaper = Reaper(
+        core.sessions,
+        core.store,
+        core.host,
+        session_timeout=timedelta(seconds=settings.sessions.timeout),
+        interval=interval,
+        retention=_retention(settings, core),
+    )
     async with AsyncExitStack() as stack:
         slack = None
         if me is not None:
@@ -104,7 +114,8 @@ async def _doors(settings: Settings, core: Core, me: Identity | None) -> AsyncIt
             slack = await stack.enter_async_context(opening)
             stack.push_async_callback(_flush, slack)
         await reaper.recover()
-        scheduler = schedule(reaper, timedelta(seconds=min(SWEEP_SECONDS, settings.sessions.timeout / 2)))
+        stack.push_async_callback(reaper.resign)
+        scheduler = schedule(reaper, interval)
         stack.callback(scheduler.shutdown, wait=False)
         stack.push_async_callback(core.sessions.drain, settings.sessions.grace)
         server = Server(build(_probes(core, reaper, scheduler, slack)), settings.web.host, settings.web.port)
@@ -116,6 +127,18 @@ async def _doors(settings: Settings, core: Core, me: Identity | None) -> AsyncIt
         if slack is not None:
             await stack.enter_async_context(slack.listening())
         yield server.url
+
+
+def _retention(settings: Settings, core: Core) -> Retention:
+    kept = settings.sessions
+    return Retention(
+        core.store,
+        core.host,
+        Housekeeping(core.database, core.sessions.ring),
+        workspace=timedelta(seconds=kept.workspace_retention) if kept.workspace_retention else None,
+        transcript=timedelta(seconds=kept.transcript_retention) if kept.transcript_retention else None,
+        archive=settings.share_dir / "archive" if kept.archive else None,
+    )
 
 
 async def _stop(core: Core, session_id: SessionId) -> None:

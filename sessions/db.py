@@ -13,6 +13,7 @@ import fcntl
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from typing import IO, Any, TypeVar
+from uuid import uuid4
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
@@ -61,6 +62,13 @@ class Database:
         self.sqlite = dsn.path is not None
         self.engine = engine
         self.outage = Outage()
+        #: Names this process where it holds a session for housekeeping, not to run it.
+        self.housekeeper = f"housekeeping {uuid4()}"
+        #: The database's own clock, in seconds since 1970. In PostgreSQL the wall clock, not the transaction's start.
+        self.now: sa.ColumnElement[float] = sa.literal_column(
+            "((julianday('now') - 2440587.5) * 86400.0)" if self.sqlite else "extract(epoch from clock_timestamp())",
+            sa.Double,
+        )
         self._lock_file = lock
         self._writers = sqlite.Writers() if self.sqlite else None
         self._abandoned: set[asyncio.Task[None]] = set()

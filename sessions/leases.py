@@ -45,16 +45,15 @@ def mine(lease: Lease) -> tuple[sa.ColumnElement[bool], ...]:
 class Leases:
     def __init__(self, db: Database) -> None:
         self._db = db
-        # Seconds since 1970. In PostgreSQL the wall clock, not the transaction's start.
-        self._now: sa.ColumnElement[float] = sa.literal_column(
-            "((julianday('now') - 2440587.5) * 86400.0)" if db.sqlite else "extract(epoch from clock_timestamp())",
-            sa.Double,
-        )
+        self._now = db.now
 
     def free(self) -> sa.ColumnElement[bool]:
-        """Nobody holds the session. With an exclusive database a lease in the table is one of a dead process."""
+        """Nobody holds the session.
+
+        With an exclusive database a lease in the table is one of a dead process, or of this one's housekeeping.
+        """
         if self._db.exclusive:
-            return sa.true()
+            return sessions.c.lease_owner.is_distinct_from(self._db.housekeeper)
         return sa.or_(sessions.c.lease_owner.is_(None), sessions.c.lease_until < self._now)
 
     def holder(self) -> sa.ColumnElement[str | None]:

@@ -53,7 +53,7 @@ class Reaper:
         self._timeout = session_timeout
         self._interval = interval.total_seconds()
         self._leader = Leader(store.db, sessions.owner, seconds=2.5 * self._interval)
-        self._housekeeping = housekeeping or Housekeeping(store.db, sessions.ring)
+        self._housekeeping = Housekeeping(store.db, sessions.ring)
         self._retention = retention
         self._clock = clock
         self._sweeping = asyncio.Lock()
@@ -130,7 +130,7 @@ class Reaper:
                 await self._each(self._retention.sweep)
 
     async def _correct(self) -> None:
-        """Rows that claim a worklet which is gone, or that nobody wanted to take over until it was idle for too long."""
+        """Rows that claim a worklet which is gone, or which nobody took over until it was idle for too long."""
         running = await self._host.running()
         idle_since = self._clock() - self._timeout
         for session in await self._unheld():

@@ -32,6 +32,7 @@ class Moment(sa.types.TypeDecorator[datetime]):
 LIVE = sa.text("status not in ('new', 'asleep')")
 IDLE = sa.text("status = 'idle'")
 OPEN = sa.text("ended_at is null")
+HELD = sa.text("lease_owner is not null")
 ASLEEP = sa.text("status = 'asleep' and retired_at is null")
 RETIRED = sa.text("retired_at is not null and archived_at is null")
 UNDELIVERED = sa.text("delivered = false")
@@ -74,6 +75,7 @@ sessions = sa.Table(
     sa.Index("ix_sessions_user", "user_id", "created_at"),
     _index("ix_sessions_live", "created_at", where=LIVE),
     _index("ix_sessions_idle", "last_activity_at", where=IDLE),
+    _index("ix_sessions_held", "lease_owner", where=HELD),
     _index("ix_sessions_asleep", "last_activity_at", where=ASLEEP),
     _index("ix_sessions_retired", "last_activity_at", where=RETIRED),
 )

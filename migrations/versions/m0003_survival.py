@@ -21,6 +21,7 @@ def upgrade() -> None:
     op.add_column("turns", sa.Column("attempts", sa.Integer, nullable=False, server_default="0"))
     op.add_column("turns", sa.Column("edited_ts", sa.Text))
     op.add_column("turns", sa.Column("stop_asked", sa.Text))
+    _index("ix_sessions_held", "lease_owner is not null", "lease_owner")
     _index("ix_sessions_asleep", "status = 'asleep' and retired_at is null")
     _index("ix_sessions_retired", "retired_at is not null and archived_at is null")
     _messages()
@@ -65,15 +66,15 @@ def _source() -> list[sa.Column[str]]:
     return [sa.Column(name, sa.Text, primary_key=True) for name in ("team", "channel", "source_id")]
 
 
-def _index(name: str, where: str) -> None:
+def _index(name: str, where: str, column: str = "last_activity_at") -> None:
     condition = sa.text(where)
-    op.create_index(name, "sessions", ["last_activity_at"], sqlite_where=condition, postgresql_where=condition)
+    op.create_index(name, "sessions", [column], sqlite_where=condition, postgresql_where=condition)
 
 
 def downgrade() -> None:
     for table in ("firings", "leaders", "asides", "amendments"):
         op.drop_table(table)
-    for index in ("ix_sessions_retired", "ix_sessions_asleep"):
+    for index in ("ix_sessions_retired", "ix_sessions_asleep", "ix_sessions_held"):
         op.drop_index(index, "sessions")
     for table, columns in (
         ("turns", ("stop_asked", "edited_ts", "attempts", "hurried")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -60,6 +61,7 @@ async def test_a_row_whose_container_is_gone_is_corrected(start: Any, host: Scri
     async with start() as before:
         asked = await before.ask("one")
         await before.settled(asked)
+        await before.sessions.delivered(asked.turn.id)
     host.processes[asked.session.worklet].die()
     async with start() as after:
         await after.reaper.sweep()
@@ -67,6 +69,61 @@ async def test_a_row_whose_container_is_gone_is_corrected(start: Any, host: Scri
         assert (session.state, session.container_id) == (SessionState.ASLEEP, None)
         assert asked.session.worklet in host.closed, "what is left of a stopped container must go too"
         await until(lambda: not after.sessions.is_live(asked.session.id))
+
+
+async def test_a_dead_container_is_noticed_also_while_the_answer_is_still_to_be_shown(
+    start: Any, host: ScriptedHost
+) -> None:
+    async with start() as before:
+        asked = await before.ask("one")
+        await before.settled(asked)
+    host.processes[asked.session.worklet].die()
+    async with start() as after:
+        await after.reaper.sweep()
+        await until(lambda: after.outcomes(asked.turn.id) == [Done()])
+        await after.reaper.sweep()
+        await after.in_state(asked, SessionState.ASLEEP)
+
+
+async def test_the_worklet_of_a_session_that_sleeps_is_removed(heart: Heart) -> None:
+    asked = await heart.ask("one")
+    await heart.settled(asked)
+    await heart.sessions.delivered(asked.turn.id)
+    await heart.sessions.sleep(asked.session.id)
+    heart.host.processes[asked.session.worklet].dead = False  # as if the engine had refused to remove it
+    await until(lambda: not heart.sessions.is_live(asked.session.id))
+    await heart.reaper.sweep()
+    assert not await heart.host.running()
+    assert await heart.settled(await heart.ask("two")) == Done()
+
+
+async def test_a_message_that_comes_while_a_stray_is_removed_is_answered_after_that(
+    heart: Heart,
+) -> None:
+    asked = await heart.ask("one")
+    await heart.settled(asked)
+    await heart.sessions.delivered(asked.turn.id)
+    await heart.sessions.sleep(asked.session.id)
+    await until(lambda: not heart.sessions.is_live(asked.session.id))
+    stray = heart.host.processes[asked.session.worklet]
+    stray.dead = False
+    removing, go_on, close = asyncio.Event(), asyncio.Event(), heart.host.close
+
+    async def slow(*args: Any) -> Any:
+        removing.set()
+        await go_on.wait()
+        return await close(*args)
+
+    heart.host.close = slow  # type: ignore[method-assign]
+    sweeping = asyncio.create_task(heart.reaper.sweep())
+    await removing.wait()
+    reply = await heart.ask("two")
+    await until(lambda: not heart.sessions.is_live(asked.session.id))  # it looked, and found the session kept
+    assert len(heart.host.opened) == 1
+    go_on.set()
+    await sweeping
+    assert await heart.settled(reply) == Done()
+    assert heart.host.processes[asked.session.worklet] is not stray
 
 
 async def test_an_adopted_session_whose_container_dies_is_corrected(start: Any, host: ScriptedHost) -> None:
