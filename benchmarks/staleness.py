@@ -68,7 +68,8 @@ class _NoTable:
     async def of_turn(self, _turn_id: TurnId) -> list[Any]:
         return []
 
-    async def intend(self, *_: Any) -> None: ...
+    async def intend(self, *_: Any) -> bool:
+        return True
 
     async def shown(self, *_: Any) -> None: ...
 

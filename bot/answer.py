@@ -9,7 +9,10 @@ from bot.parts import PLAIN_LIMIT, ROOT, Part, plain, sectioned, shortened
 from bot.renderer import TurnView
 from bot.schedule import Method
 from bot.store import Posted
+from config.logging import get_logger
 from sessions.types import SessionId, TurnId
+
+log = get_logger(__name__)
 
 BLOCKS, SECTIONS, PLAIN, HOPELESS = range(4)  # how simply a message has to be put for Slack to take it
 
@@ -29,20 +32,33 @@ class Message:
     changed_at: float = float("-inf")
     reposted: bool = False
     lost: bool = False
+    moves: int = 0  # how often it was posted anew to stand lower
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """The next call to make for a turn. `part` None: the message is to go."""
+    """The next call to make for a turn. `part` None: the message is to go; `move`: to be posted anew further down."""
 
     method: Method
     message: Message
     part: Part | None
+    move: bool = False
+
+
+@dataclass(slots=True)
+class Search:
+    """A look-up in Slack under way: what its pages have shown so far, and where the next one begins."""
+
+    found: dict[int, str] = field(default_factory=dict)
+    cursor: str | None = None
 
 
 @dataclass(slots=True)
 class Answer:
-    """A turn. `thread_ts` None until the root message, part `ROOT`, has opened the thread."""
+    """A turn. `thread_ts` None until the root message, part `ROOT`, has opened the thread.
+
+    `released`: it is shown no more, or by another process.
+    """
 
     turn_id: TurnId
     session_id: SessionId
@@ -52,6 +68,8 @@ class Answer:
     root: Part | None = None
     view: TurnView = field(default_factory=TurnView)
     messages: dict[int, Message] = field(default_factory=dict)
+    search: Search = field(default_factory=Search)
+    released: bool = False
 
     def load(self, rows: list[Posted]) -> None:
         for row in rows:
@@ -69,14 +87,38 @@ class Answer:
         """What differs first between what should be shown and what is; None: nothing that can be done now."""
         if self.thread_ts is None:
             return self._root_action()
-        parts = self.view.parts()
+        parts = self.parts()
         for part in parts:
             if (action := self._action_for(part)) is not None:
                 return action
-        if self.view.settled:
-            for index, message in self.messages.items():
-                if index >= len(parts) and message.ts is not None and not message.lost:
-                    return Action(Method.DELETE, message, None)
+        return self._surplus_action(len(parts)) if self.view.settled else None
+
+    def parts(self) -> list[Part]:
+        """What the messages should show. A look that cannot be made must not keep others from theirs."""
+        try:
+            return self.view.parts()
+        except Exception:
+            log.exception("an answer cannot be rendered; showing what there is of it", turn=self.turn_id)
+            self.view.give_up()
+            return self.view.parts()
+
+    @property
+    def lacks_post(self) -> bool:
+        """Something of it is not in the thread yet."""
+        if self.thread_ts is None:
+            return self.root is not None
+        messages = [self.messages.get(part.index) for part in self.parts()]
+        return any(message is None or (message.ts is None and not message.lost) for message in messages)
+
+    def _surplus_action(self, count: int) -> Action | None:
+        """Messages that the final look has no use for are taken away; those that may be there are looked for."""
+        for index, message in sorted(self.messages.items()):
+            if index < count or message.lost:
+                continue
+            if message.unknown:
+                return Action(Method.REPLIES, message, None)
+            if message.ts is not None:
+                return Action(Method.DELETE, message, None)
         return None
 
     def _root_action(self) -> Action | None:
@@ -101,6 +143,7 @@ class Answer:
 
     def adopt(self, found: dict[int, str]) -> None:
         """What a look-up in Slack found; what it did not find was never posted."""
+        self.search = Search()
         for message in self.messages.values():
             message.unknown = False
         for index, ts in found.items():

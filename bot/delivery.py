@@ -13,7 +13,7 @@ from slack_sdk.web.async_client import AsyncWebClient
 from bot.parts import Part
 
 EVENT_TYPE = "flow_turn"
-_PAGES = 20  # of 200 messages: where a look-up gives up
+_PAGE = 900  # messages; Slack gives an internal app up to 999
 
 
 class Delivery:
@@ -43,32 +43,30 @@ class Delivery:
     async def delete(self, channel: str, ts: str) -> None:
         await self._client.chat_delete(channel=channel, ts=ts)
 
-    async def find(self, channel: str, thread_ts: str | None, turn_id: str, since_ts: str) -> dict[int, str]:
-        """Part to ts of this turn's messages: in the thread, or for `thread_ts` None in the channel itself.
+    async def find(
+        self, channel: str, thread_ts: str | None, turn_id: str, since_ts: str, cursor: str | None = None
+    ) -> tuple[dict[int, str], str | None]:
+        """One page of a look-up: part to ts of this turn's messages, and the next page's cursor (None: the last).
 
-        `since_ts`: when the turn was asked; nothing of it can be older.
+        In the thread, or for `thread_ts` None in the channel itself. `since_ts`: when the turn was asked; nothing of
+        it can be older.
         """
         oldest = f"{max(0, int(since_ts.split('.')[0]) - 300)}.000000"  # our clock may be ahead of Slack's
+        page = await self._page(channel, thread_ts, oldest, cursor)
         found: dict[int, str] = {}
-        cursor = None
-        for _ in range(_PAGES):
-            page = await self._page(channel, thread_ts, oldest, cursor)
-            for message in page.get("messages") or []:
-                if (part := self._part_of(message, turn_id)) is not None:
-                    found[part] = str(message["ts"])
-            cursor = (page.get("response_metadata") or {}).get("next_cursor")
-            if not cursor:
-                break
-        return found
+        for message in page.get("messages") or []:
+            if (part := self._part_of(message, turn_id)) is not None:
+                found[part] = str(message["ts"])
+        return found, (page.get("response_metadata") or {}).get("next_cursor") or None
 
     async def _page(self, channel: str, thread_ts: str | None, oldest: str, cursor: str | None) -> dict[str, Any]:
         if thread_ts is None:
             answer = await self._client.conversations_history(
-                channel=channel, oldest=oldest, limit=200, cursor=cursor, include_all_metadata=True
+                channel=channel, oldest=oldest, limit=_PAGE, cursor=cursor, include_all_metadata=True
             )
         else:
             answer = await self._client.conversations_replies(
-                channel=channel, ts=thread_ts, oldest=oldest, limit=200, cursor=cursor, include_all_metadata=True
+                channel=channel, ts=thread_ts, oldest=oldest, limit=_PAGE, cursor=cursor, include_all_metadata=True
             )
         assert isinstance(answer.data, dict)
         return answer.data

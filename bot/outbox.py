@@ -1,9 +1,9 @@
 """Shows turns in Slack: holds what each message *should* say, and makes it so within Slack's limits.
 
-Nothing is queued: an answer that changes ten times between two edits costs one edit. Every call is one job of the
-workspace-wide `Schedule`; what it sends is decided when its moment comes. Whoever changes an answer only marks it
-(`changed`) and never waits. After a restart the same messages are edited on: their ts is in the table, or they are
-found by their metadata.
+Nothing is queued: an answer that changes ten times between two edits costs one edit, and one that changes while Slack
+is away is shown as it is then. Every call is one job of the workspace-wide `Schedule`; what it sends is decided when
+its moment comes. Whoever changes an answer only marks it (`changed`) and never waits. After a restart the same
+messages are edited on: their ts is in the table, or they are found by their metadata.
 """
 
 from __future__ import annotations
@@ -13,26 +13,32 @@ import contextlib
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-from bot.answer import HOPELESS, PLAIN, Action, Answer, Message
+from bot.answer import HOPELESS, PLAIN, Action, Answer, Message, Search
 from bot.delivery import Delivery
-from bot.parts import ROOT, Part
+from bot.order import Order
+from bot.outage import Outage
+from bot.parts import ROOT
 from bot.refusals import Meaning, Refusal, place_sentence, refusal
 from bot.schedule import Clock, Job, Method, Schedule, Urgency
+from bot.sending import NotHeld, Sender
 from bot.store import MessageStore
 from bot.tasks import Tasks
 from config.logging import bind, get_logger
 from sessions.errors import StoreUnavailable
-from sessions.types import TurnId
+from sessions.types import SessionId, TurnId
 
 log = get_logger(__name__)
 
 GAP = 3.0  # seconds between two edits of a growing message (docs.slack.dev, chat.update)
 FIRST_GAP = 1.0  # until the first words replace "Thinking…"
 _PATIENCE = 6  # attempts at something that fails for no known reason
+_PATIENCE_5XX = 10  # attempts at a message that Slack fails on while it answers otherwise
+_UNHELD = 1.0  # seconds until it is asked again whether a session may be shown
+_TOKEN_REST = 30.0  # seconds until a refused token is tried again
 
 
 @dataclass(slots=True)
@@ -42,9 +48,12 @@ class _Entry:
     method: Method = Method.POST  # of the next call, as far as known
     urgency: Urgency = Urgency.FIRST
     busy: bool = True  # a call is under way; at first, the table is being read
-    tries: int = 0
+    tries: int = 0  # failures in a row that are its own
+    misses: int = 0  # failures in a row
     retry_at: float = 0.0
+    unanswered: bool = False  # the last call failed because Slack was away
     closed: bool = False
+    idle: asyncio.Event = field(default_factory=asyncio.Event)  # its last call has ended, after it was dropped
 
 
 class Outbox:
@@ -52,7 +61,8 @@ class Outbox:
 
     `opened(answer, ts)`: the root message of a thread is posted. `delivered(answer)`: all of a settled turn is shown,
     or can never be. `refused(answer, sentence)`: its channel takes no messages from us. The three are awaited in tasks
-    of the outbox; what they raise is logged, and StoreUnavailable is tried again.
+    of the outbox; what they raise is logged, and StoreUnavailable is tried again. `may_show`: whether this process may
+    show a session now; while it may not, nothing is sent. `pace`: how many times Slack's documented limits.
     """
 
     def __init__(
@@ -63,16 +73,21 @@ class Outbox:
         opened: Callable[[Answer, str], Awaitable[None]],
         delivered: Callable[[Answer], Awaitable[None]],
         refused: Callable[[Answer, str], Awaitable[None]],
+        may_show: Callable[[SessionId], bool] = lambda _: True,
         clock: Clock = time.monotonic,
+        pace: float = 1.0,
     ) -> None:
-        self._delivery = delivery
-        self._store = store
+        self._sender = Sender(delivery, store, may_show=may_show, opened=self._open_thread, clock=clock)
         self._opened = opened
         self._delivered = delivered
         self._refused = refused
+        self._may_show = may_show
         self._clock = clock
-        self._schedule = Schedule(clock)
+        self._schedule = Schedule(clock, pace)
+        self._outage = Outage(clock)
+        self._order = Order()
         self._entries: dict[TurnId, _Entry] = {}
+        self._leaving: dict[TurnId, _Entry] = {}  # dropped with a call under way
         self._bell = asyncio.Event()
         self._quiet = asyncio.Event()
         self._flushing = False
@@ -114,6 +129,7 @@ class Outbox:
     def add(self, answer: Answer) -> None:
         """A turn to show. Its messages, if it has any yet, are looked up first."""
         entry = self._entries[answer.turn_id] = _Entry(answer, since=self._clock())
+        self._order.add(answer)
         self._quiet.clear()
         if self._tasks.open:
             self._tasks.start(self._load(entry), "load")
@@ -132,6 +148,18 @@ class Outbox:
             return
         entry.urgency = urgency
         self._enqueue(entry)
+
+    def drop(self, turn_id: TurnId) -> None:
+        """Forgets a turn: another process shows it. A call that is under way ends, and changes nothing any more."""
+        entry = self._entries.pop(turn_id, None)
+        if entry is None:
+            return
+        if entry.busy and not entry.closed and entry not in self._early:
+            self._leaving[turn_id] = entry
+        entry.closed = entry.answer.released = True
+        self._early = [early for early in self._early if early is not entry]
+        self._schedule.drop(turn_id)
+        self._leave_order(entry)
 
     def __len__(self) -> int:
         """Turns that are not shown to the end."""
@@ -165,10 +193,12 @@ class Outbox:
     async def _send_for_ever(self) -> None:
         while True:
             self._bell.clear()
-            job, wait = self._schedule.next()
-            if job is not None:
-                self._begin_safely(job)
-                continue
+            wait = self._outage.wait()
+            if wait == 0.0:
+                job, wait = self._schedule.next()
+                if job is not None:
+                    self._begin_safely(job)
+                    continue
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._bell.wait()
@@ -180,12 +210,17 @@ class Outbox:
         except Exception:
             log.exception("an answer cannot be shown before a restart", turn=job.key)
             self._schedule.drop(job.key)
-            self._entries.pop(job.key, None)
-            self._note_quiet()
+            if (entry := self._entries.pop(job.key, None)) is not None:
+                entry.closed = True
+                self._leave_order(entry)
 
     def _begin(self, job: Job) -> None:
         """The job's moment has come: find out what it is, and do it unless it is a job of another kind by now."""
         entry = self._entries[job.key]
+        if not self._may_show(entry.answer.session_id):
+            entry.retry_at = self._clock() + _UNHELD
+            self._enqueue(entry)
+            return
         action = self._next_action(entry)
         if action is None:
             self._schedule.drop(job.key)
@@ -196,13 +231,23 @@ class Outbox:
             self._enqueue(entry)
         else:
             self._schedule.take(job)
-            entry.since, entry.busy = None, True
-            self._tasks.start(self._attempt(entry, action), action.method.value)
+            since, entry.since, entry.busy = entry.since, None, True
+            self._tasks.start(self._attempt(entry, action, since, self._outage.begin()), action.method.value)
 
     def _go_on(self, entry: _Entry) -> None:
-        """After a call: the next one, if there is something left to do."""
+        """After a call: the next one, if there is something left to do; others of the thread may have waited for it."""
+        self._bell.set()
+        if entry.answer.released:
+            entry.idle.set()
+            if self._leaving.get(entry.answer.turn_id) is entry:
+                del self._leaving[entry.answer.turn_id]
+            return
         entry.busy = False
-        if entry.closed:
+        self._step(entry)
+        self._wake_others(entry)
+
+    def _step(self, entry: _Entry) -> None:
+        if entry.busy or entry.closed:
             self._note_quiet()
             return
         action = self._next_action(entry)
@@ -214,32 +259,53 @@ class Outbox:
         entry.urgency = self._urgency(entry)
         self._enqueue(entry)
 
+    def _wake_others(self, entry: _Entry) -> None:
+        for answer in self._order.others(entry.answer):
+            if (other := self._entries.get(answer.turn_id)) is not None:
+                self._step(other)
+
+    def _leave_order(self, entry: _Entry) -> None:
+        self._order.remove(entry.answer)
+        self._wake_others(entry)
+        self._note_quiet()
+
     def _next_action(self, entry: _Entry) -> Action | None:
-        try:
-            return entry.answer.next_action()
-        except Exception:  # a look that cannot be made must not keep others from theirs
-            log.exception("an answer cannot be rendered; showing what there is of it", turn=entry.answer.turn_id)
-            entry.answer.view.give_up()
-            return entry.answer.next_action()
+        """None: nothing to do, or not yet."""
+        misplaced = self._order.misplaced(entry.answer)
+        if misplaced is not None:
+            return Action(Method.DELETE, misplaced, None, move=True)
+        action = entry.answer.next_action()
+        posts = action is not None and action.method is Method.POST
+        return None if posts and not self._order.may_post(entry.answer) else action
 
     def _rest(self, entry: _Entry) -> None:
-        """All is shown as it should be."""
+        """All is shown as it should be, or waits for another answer."""
         entry.since = None
-        if entry.answer.messages:
+        answer = entry.answer
+        self._schedule.drop(answer.turn_id)
+        if answer.messages:
             entry.method = Method.EDIT
-        if entry.answer.view.settled and entry.answer.thread_ts is not None:
+        done = answer.view.settled and answer.thread_ts is not None and answer.next_action() is None
+        if done and self._order.may_close(answer):
             self._close(entry)
         self._note_quiet()
 
     def _close(self, entry: _Entry) -> None:
         if not entry.closed:
             entry.closed = entry.busy = True
+            self._schedule.drop(entry.answer.turn_id)
             self._tasks.start(self._report(entry), "delivered")
 
     async def _report(self, entry: _Entry) -> None:
-        await self._insist(lambda: self._delivered(entry.answer), "a turn's delivery")
-        self._entries.pop(entry.answer.turn_id, None)
-        self._note_quiet()
+        answer = entry.answer
+        while not self._may_show(answer.session_id) and not answer.released:  # noqa: ASYNC110 - time decides it
+            await asyncio.sleep(_UNHELD)
+        if answer.released:
+            return
+        await self._insist(lambda: self._delivered(answer), "a turn's delivery")
+        if self._entries.get(answer.turn_id) is entry:
+            del self._entries[answer.turn_id]
+        self._leave_order(entry)
 
     def _note_quiet(self) -> None:
         if not len(self._schedule) and not any(entry.busy for entry in self._entries.values()):
@@ -248,94 +314,41 @@ class Outbox:
     # ---- one call ----
 
     async def _load(self, entry: _Entry) -> None:
-        answer = entry.answer
-        try:
-            answer.load(await self._store.of_turn(answer.turn_id))
-        except StoreUnavailable as error:
-            log.warning("cannot read which messages are posted; looking in Slack", error=str(error))
-            answer.assume_posted()
-        await self._open_thread(answer)
+        if (before := self._leaving.get(entry.answer.turn_id)) is not None:
+            await before.idle.wait()  # what it is posting has to be found
+        await self._sender.load(entry.answer)
         self._go_on(entry)
 
-    async def _attempt(self, entry: _Entry, action: Action) -> None:
+    async def _attempt(self, entry: _Entry, action: Action, since: float | None, era: int) -> None:
         answer, message = entry.answer, action.message
         with bind(turn=answer.turn_id, thread=answer.thread_ts, channel=answer.channel):
             try:
-                await self._call(answer, action)
+                await self._sender.do(answer, action)
+            except NotHeld:
+                self._outage.gave_up(era)
+                entry.retry_at = self._clock() + _UNHELD
+            except StoreUnavailable as error:
+                self._outage.gave_up(era)
+                self._back_off(entry)
+                log.warning("cannot note down what is to be posted; trying again", error=str(error))
             except Exception as error:  # noqa: BLE001 - each is worded and dealt with in one place
-                await self._failed(entry, action, refusal(error), error)
+                await self._failed(entry, action, refusal(error), error, era)
             else:
-                entry.tries, entry.retry_at = 0, 0.0
+                self._answered()
+                entry.tries, entry.misses, entry.retry_at = 0, 0, 0.0
+                message.moves += action.move
+                since = None
                 log.debug("message shown", method=action.method.value, part=message.index, ts=message.ts)
+            if since is not None:  # still unseen: it keeps its place among those who wait
+                entry.since = since
         self._go_on(entry)
-
-    async def _call(self, answer: Answer, action: Action) -> None:
-        message, part = action.message, action.part
-        match action.method:
-            case Method.HISTORY | Method.REPLIES:
-                thread = None if action.method is Method.HISTORY else answer.thread_ts
-                await self._look_up(answer, thread)
-            case Method.DELETE:
-                assert message.ts is not None
-                await self._delivery.delete(answer.channel, message.ts)
-                await self._forget(answer, action)
-            case Method.POST:
-                assert part is not None
-                await self._post(answer, action, part)
-            case Method.EDIT:
-                assert part is not None
-                assert message.ts is not None
-                await self._delivery.edit(answer.channel, message.ts, part)
-                await self._shown(answer, action, part)
-
-    async def _post(self, answer: Answer, action: Action, part: Part) -> None:
-        message = action.message
-        if not message.intended:
-            await self._remember(self._store.intend(answer.turn_id, message.index, answer.channel))
-            message.intended = True
-        thread = None if message.index == ROOT else answer.thread_ts
-        message.ts = await self._delivery.post(answer.channel, thread, answer.turn_id, part)
-        await self._open_thread(answer)  # first: from now on people can reply there
-        await self._shown(answer, action, part)
-
-    async def _look_up(self, answer: Answer, thread_ts: str | None) -> None:
-        answer.adopt(await self._delivery.find(answer.channel, thread_ts, answer.turn_id, answer.asked_ts))
-        for message in answer.messages.values():
-            if message.ts is not None:
-                await self._remember(
-                    self._store.shown(answer.turn_id, message.index, message.ts, message.shown, message.final)
-                )
-        await self._open_thread(answer)
-
-    async def _shown(self, answer: Answer, action: Action, part: Part) -> None:
-        message = action.message
-        assert message.ts is not None
-        first = message.shown is None
-        message.shown, message.changed_at, message.words = part.digest, self._clock(), part.words
-        if first or part.final != message.final or part.final:
-            message.final = part.final
-            await self._remember(
-                self._store.shown(answer.turn_id, message.index, message.ts, message.shown, part.final)
-            )
-
-    async def _forget(self, answer: Answer, action: Action) -> None:
-        message = action.message
-        message.ts, message.shown, message.intended = None, None, False
-        await self._remember(self._store.forget(answer.turn_id, message.index))
 
     async def _open_thread(self, answer: Answer) -> None:
         root = answer.messages.get(ROOT)
-        if answer.thread_ts is None and root is not None and root.ts is not None:
+        if answer.thread_ts is None and root is not None and root.ts is not None and not answer.released:
             ts = root.ts
             await self._insist(lambda: self._opened(answer, ts), "a new thread")
             answer.thread_ts = ts
-
-    async def _remember(self, writing: Awaitable[None]) -> None:
-        """The table is for restarts only: an answer is shown even if it cannot be noted down."""
-        try:
-            await writing
-        except StoreUnavailable as error:
-            log.warning("cannot note which messages are posted", error=str(error))
 
     async def _insist(self, call: Callable[[], Awaitable[None]], what: str) -> None:
         """Until the database takes it. After a restart whatever was not reported is shown, and reported, again."""
@@ -353,46 +366,109 @@ class Outbox:
 
     # ---- failures ----
 
-    async def _failed(self, entry: _Entry, action: Action, said: Refusal, error: Exception) -> None:
-        answer, message = entry.answer, action.message
+    def _answered(self) -> None:
+        """Slack said something. After an outage those who failed because of it are tried again."""
+        if not self._outage.answered():
+            return
+        log.info("Slack answers again")
+        for entry in self._entries.values():
+            if entry.unanswered:
+                entry.unanswered, entry.retry_at = False, 0.0
+                self._enqueue(entry)
+
+    async def _failed(self, entry: _Entry, action: Action, said: Refusal, error: Exception, era: int) -> None:
+        message = action.message
         known = {"method": action.method.value, "part": message.index, "error": said.error}
+        message.unknown = message.unknown or (said.meaning is Meaning.UNKNOWN and action.method is Method.POST)
+        if said.meaning is Meaning.UNKNOWN:
+            self._unanswered(entry, action, known, era)
+        elif said.meaning is Meaning.TOKEN:
+            self._token_refused(entry, action, said, known)
+        else:
+            self._answered()
+            await self._refused_by_slack(entry, action, said, error, known)
+        if message.lost and message.index == ROOT:
+            await self._give_up(entry, said, known)
+
+    def _unanswered(self, entry: _Entry, action: Action, known: dict[str, Any], era: int) -> None:
+        was_on = self._outage.on
+        self._outage.failed(era)
+        self._back_off(entry)
+        entry.unanswered = True
+        (log.debug if was_on else log.warning)("Slack did not answer; trying again", attempt=entry.misses, **known)
+        if self._outage.on:
+            if not was_on:
+                log.warning("Slack is not there; answers are kept until it is back")
+            return
+        entry.tries += 1
+        if entry.tries % _PATIENCE_5XX == 0 and action.part is not None:
+            log.error("Slack fails on this message again and again; sending a simpler one", **known)
+            self._simplify(action.message)
+
+    def _token_refused(self, entry: _Entry, action: Action, said: Refusal, known: dict[str, Any]) -> None:
+        """Until somebody mends the app: then all goes on by itself."""
+        entry.unanswered = True
+        log.error("Slack refuses the app's token; run `flow doctor`", **known)
+        if said.error == "missing_scope":
+            self._answered()
+            self._schedule.hold(action.method, _TOKEN_REST)
+        else:
+            self._outage.rest(_TOKEN_REST)
+
+    async def _refused_by_slack(
+        self, entry: _Entry, action: Action, said: Refusal, error: Exception, known: dict[str, Any]
+    ) -> None:
+        answer, message = entry.answer, action.message
+        looking = action.method in (Method.REPLIES, Method.HISTORY)
         match said.meaning:
             case Meaning.LIMITED:
                 log.info("Slack asks to slow down", seconds=said.seconds, **known)
                 self._schedule.hold(action.method, said.seconds)
-            case Meaning.UNKNOWN:
-                message.unknown = message.unknown or action.method is Method.POST
-                self._back_off(entry)
-                log.warning("Slack did not answer; trying again", attempt=entry.tries, **known)
             case Meaning.GONE:
-                message.lost = message.reposted or action.method is Method.DELETE
-                message.reposted = True
-                await self._forget(answer, action)
-                log.info("a message is gone", again=not message.lost, **known)
-            case Meaning.CONTENT if message.form < PLAIN:
-                message.form += 1
-                log.warning("Slack refused the blocks; sending simpler ones", **known)
+                await self._gone(entry, action, said, known)
             case Meaning.CONTENT:
-                message.form, message.lost = HOPELESS, True
-                log.error("Slack refuses even plain text; the answer is in the transcript", **known)
+                log.warning("Slack refused the blocks; sending simpler ones", **known)
+                self._simplify(message)
+            case Meaning.CHANNEL if looking and said.error == "thread_not_found":
+                await self._sender.looked(answer)  # with its root and all replies gone, ours are gone too
             case Meaning.CHANNEL:
                 await self._give_up(entry, said, known)
-            case Meaning.TOKEN:
-                entry.retry_at = self._clock() + 60.0
-                log.error("Slack refuses the app's token; run `flow doctor`", **known)
-            case Meaning.OTHER:
+            case _ if looking and said.error == "invalid_cursor":
+                answer.search = Search()
+            case _:
                 self._back_off(entry)
+                entry.tries += 1
                 log.error("showing an answer failed", attempt=entry.tries, exc_info=error, **known)
                 if entry.tries >= _PATIENCE:
                     message.lost = True
-        if message.lost and message.index == ROOT:
-            await self._give_up(entry, said, known)
+
+    async def _gone(self, entry: _Entry, action: Action, said: Refusal, known: dict[str, Any]) -> None:
+        message = action.message
+        if action.method is not Method.DELETE:
+            message.lost = message.reposted
+            message.reposted = True
+        elif said.error != "message_not_found":  # it is there, and stays
+            message.lost = not action.move
+            message.moves += 100
+            return
+        await self._sender.forget(entry.answer, action)
+        log.info("a message is gone", again=not message.lost, **known)
+
+    def _simplify(self, message: Message) -> None:
+        if message.form < PLAIN:
+            message.form += 1
+        else:
+            message.form, message.lost = HOPELESS, True
+            log.error("Slack refuses even plain text; the answer is in the transcript", part=message.index)
 
     def _back_off(self, entry: _Entry) -> None:
-        entry.tries += 1
-        entry.retry_at = self._clock() + min(30.0, 0.5 * 2 ** min(entry.tries, 8)) * random.uniform(0.6, 1.0)
+        entry.misses += 1
+        pause = min(30.0, 0.5 * 2 ** min(entry.misses - 1, 8)) * random.uniform(0.6, 1.0)
+        entry.retry_at = self._clock() + pause
 
     async def _give_up(self, entry: _Entry, said: Refusal, known: dict[str, Any]) -> None:
+        if entry.answer.released:
+            return
         sentence = place_sentence(said.error)
         log.error("an answer cannot be shown", reason=sentence, **known)
         await self._insist(lambda: self._refused(entry.answer, sentence), "a refusal")

@@ -104,18 +104,19 @@ class Lane:
 
 
 class Schedule:
-    """Jobs, and the allowances they wait for."""
+    """Jobs, and the allowances they wait for: Slack's, or `pace` times as many calls."""
 
-    def __init__(self, clock: Clock = time.monotonic) -> None:
+    def __init__(self, clock: Clock = time.monotonic, pace: float = 1.0) -> None:
         self._clock = clock
+        self._pace = pace
         self._jobs: dict[TurnId, Job] = {}
         self._lanes: dict[tuple[Method, str], Lane] = {}
         self._methods = {
-            Method.POST: Allowance(240, 20),
-            Method.EDIT: Allowance(50, 5),
-            Method.DELETE: Allowance(50, 5),
-            Method.REPLIES: Allowance(50, 10),
-            Method.HISTORY: Allowance(50, 10),
+            Method.POST: self._allowance(240, 20),
+            Method.EDIT: self._allowance(50, 5),
+            Method.DELETE: self._allowance(50, 5),
+            Method.REPLIES: self._allowance(50, 10),
+            Method.HISTORY: self._allowance(50, 10),
         }
         self._channels: dict[str, Allowance] = {}
         self._held: dict[Method, float] = {}
@@ -170,5 +171,8 @@ class Schedule:
 
     def _channel(self, channel: str) -> Allowance:
         if channel not in self._channels:
-            self._channels[channel] = Allowance(60, 4)
+            self._channels[channel] = self._allowance(60, 4)
         return self._channels[channel]
+
+    def _allowance(self, per_minute: int, burst: int) -> Allowance:
+        return Allowance(round(per_minute * self._pace), round(burst * self._pace))

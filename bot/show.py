@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 
 from bot.answer import Answer
@@ -21,16 +22,32 @@ log = get_logger(__name__)
 
 
 class Show:
-    """`observe` is an Observer. `outbox` does the sending; enter it before the first Slack event comes in."""
+    """`observe` is an Observer. `outbox` does the sending; enter it before the first Slack event comes in.
 
-    def __init__(self, sessions: Sessions, delivery: Delivery, store: MessageStore, clock: Clock | None = None) -> None:
+    `pace` as in `Outbox`.
+    """
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        delivery: Delivery,
+        store: MessageStore,
+        clock: Clock = time.monotonic,
+        pace: float = 1.0,
+    ) -> None:
         self._sessions = sessions
         self._answers: dict[TurnId, Answer] = {}
         self._tell: dict[TurnId, Callable[[str], Awaitable[None]]] = {}
         self._opening: dict[SessionId, TurnId] = {}  # sessions without a thread, and the turn whose root opens it
-        more = {"clock": clock} if clock else {}
         self.outbox = Outbox(
-            delivery, store, opened=self._opened, delivered=self._delivered, refused=self._refused, **more
+            delivery,
+            store,
+            opened=self._opened,
+            delivered=self._delivered,
+            refused=self._refused,
+            may_show=sessions.holds,
+            clock=clock,
+            pace=pace,
         )
 
     def observe(self, session: Session, turn: Turn, event: LifeEvent | AgentEvent) -> None:

@@ -6,7 +6,6 @@ again. `digest` is of the last look that was stored; only a final one is trusted
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -50,12 +49,21 @@ class MessageStore:
             rows = (await connection.execute(query)).all()
         return [Posted(row.part, row.ts, row.digest, row.final) for row in rows]
 
-    async def intend(self, turn_id: TurnId, part: int, channel: str) -> None:
-        """This part is about to be posted. Once is enough; a second time changes nothing."""
+    async def intend(self, turn_id: TurnId, part: int, channel: str) -> bool:
+        """This part is about to be posted. False: that was noted before, so it may have been posted."""
         row = {"turn_id": turn_id, "part": part, "channel": channel, "final": False}
-        with contextlib.suppress(sa.exc.IntegrityError):
+        try:
             async with self._database.transaction() as connection:
                 await connection.execute(sa.insert(messages).values(row))
+        except sa.exc.IntegrityError:
+            return False
+        return True
+
+    async def posted(self, turn_id: TurnId, part: int, ts: str) -> None:
+        """Where a post ended up that another process may be looking for; changes nothing that is known."""
+        async with self._database.transaction() as connection:
+            unknown = sa.and_(_is(turn_id, part), messages.c.ts.is_(None))
+            await connection.execute(sa.update(messages).where(unknown).values(ts=ts))
 
     async def shown(self, turn_id: TurnId, part: int, ts: str, digest: str | None, final: bool) -> None:
         """This part is at `ts` and looks so."""

@@ -1,0 +1,136 @@
+"""One step towards what an answer should show: one call to Slack, and what came of it noted down."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from bot.answer import Action, Answer
+from bot.delivery import Delivery
+from bot.parts import ROOT, Part
+from bot.schedule import Clock, Method
+from bot.store import MessageStore
+from config.logging import get_logger
+from sessions.errors import StoreUnavailable
+from sessions.types import SessionId
+
+log = get_logger(__name__)
+
+
+class NotHeld(Exception):
+    """Another process may be showing the session by now: nothing was sent."""
+
+
+class Sender:
+    """`opened(answer)` is awaited whenever the root of an answer's thread may be known now."""
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        store: MessageStore,
+        *,
+        may_show: Callable[[SessionId], bool],
+        opened: Callable[[Answer], Awaitable[None]],
+        clock: Clock,
+    ) -> None:
+        self._delivery = delivery
+        self._store = store
+        self._may_show = may_show
+        self._opened = opened
+        self._clock = clock
+
+    async def load(self, answer: Answer) -> None:
+        """What the table knows of the answer's messages; a table that cannot be read means looking in Slack."""
+        try:
+            answer.load(await self._store.of_turn(answer.turn_id))
+        except StoreUnavailable as error:
+            log.warning("cannot read which messages are posted; looking in Slack", error=str(error))
+            answer.assume_posted()
+        except Exception:
+            log.exception("cannot read which messages are posted; looking in Slack")
+            answer.assume_posted()
+        await self._opened(answer)
+
+    async def do(self, answer: Answer, action: Action) -> None:
+        """Raises NotHeld, what the client raises, and StoreUnavailable when a post could not be noted down first."""
+        self._check(answer)
+        message, part = action.message, action.part
+        match action.method:
+            case Method.HISTORY | Method.REPLIES:
+                await self._look_up(answer, None if action.method is Method.HISTORY else answer.thread_ts)
+            case Method.DELETE:
+                assert message.ts is not None
+                await self._delivery.delete(answer.channel, message.ts)
+                await self.forget(answer, action)
+            case Method.POST:
+                assert part is not None
+                await self._post(answer, action, part)
+            case Method.EDIT:
+                assert part is not None
+                assert message.ts is not None
+                await self._delivery.edit(answer.channel, message.ts, part)
+                await self._shown(answer, action, part)
+
+    def _check(self, answer: Answer) -> None:
+        if answer.released or not self._may_show(answer.session_id):
+            raise NotHeld
+
+    async def _post(self, answer: Answer, action: Action, part: Part) -> None:
+        """Nothing is posted that the table does not know of: whoever goes on after a crash would post it again."""
+        message = action.message
+        if not message.intended:
+            first = await self._store.intend(answer.turn_id, message.index, answer.channel)
+            message.intended = True
+            if not first:  # a process that had the session before was about to post it, after we had read the table
+                message.unknown = True
+                return
+            self._check(answer)
+        thread = None if message.index == ROOT else answer.thread_ts
+        message.ts = await self._delivery.post(answer.channel, thread, answer.turn_id, part)
+        if answer.released:
+            await self._remember(self._store.posted(answer.turn_id, message.index, message.ts))
+            return
+        await self._opened(answer)  # first: from now on people can reply there
+        await self._shown(answer, action, part)
+
+    async def _look_up(self, answer: Answer, thread_ts: str | None) -> None:
+        search = answer.search
+        found, search.cursor = await self._delivery.find(
+            answer.channel, thread_ts, answer.turn_id, answer.asked_ts, search.cursor
+        )
+        search.found = found | search.found
+        if search.cursor is None:
+            await self.looked(answer)
+
+    async def looked(self, answer: Answer) -> None:
+        """The look-up is over: what it did not find is not there."""
+        answer.adopt(answer.search.found)
+        for message in answer.messages.values():
+            if message.ts is not None:
+                await self._remember(
+                    self._store.shown(answer.turn_id, message.index, message.ts, message.shown, message.final)
+                )
+        await self._opened(answer)
+
+    async def _shown(self, answer: Answer, action: Action, part: Part) -> None:
+        message = action.message
+        assert message.ts is not None
+        first = message.shown is None
+        message.shown, message.changed_at, message.words = part.digest, self._clock(), part.words
+        if first or part.final != message.final or part.final:
+            message.final = part.final
+            await self._remember(
+                self._store.shown(answer.turn_id, message.index, message.ts, message.shown, part.final)
+            )
+
+    async def forget(self, answer: Answer, action: Action) -> None:
+        """The message is not there any more."""
+        message = action.message
+        message.ts, message.shown, message.intended, message.final = None, None, False, False
+        await self._remember(self._store.forget(answer.turn_id, message.index))
+
+    async def _remember(self, writing: Awaitable[None]) -> None:
+        """An edit or a deletion that is not noted down is done again after a restart, which changes nothing."""
+        try:
+            await writing
+        except StoreUnavailable as error:
+            log.warning("cannot note which messages are posted", error=str(error))
