@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from bot.inbound import Identity, Said, said_by
@@ -18,7 +17,6 @@ log = get_logger(__name__)
 _MOST = 100  # messages, the newest before the call
 _LETTERS = 40_000  # of all of them
 _LETTERS_EACH = 4_000
-_SECONDS = 20.0  # the person who called waits
 
 
 class Backlog:
@@ -31,15 +29,14 @@ class Backlog:
     async def collect(self, session: Session, turn: Turn) -> None:
         """Hands over what stands in the thread before the turn's message. Where Slack gives nothing, nothing.
 
-        Raises StoreUnavailable.
+        The caller sets a time limit. Raises StoreUnavailable.
         """
         thread = session.thread
         if thread.thread_ts is None or turn.ts <= thread.thread_ts:
             return
         try:
-            async with asyncio.timeout(_SECONDS):
-                read = await self._reader.replies(thread.channel, thread.thread_ts, latest=turn.ts)
-                asides = await self._asides(session, turn, read.messages)
+            read = await self._reader.replies(thread.channel, thread.thread_ts, latest=turn.ts)
+            asides = await self._asides(session, turn, read.messages)
         except Exception as error:  # noqa: BLE001 - the question is answered without, as well as can be
             log.warning("cannot read what the thread said before", session=session.id, error=refusal(error).error)
             return
