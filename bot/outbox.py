@@ -330,7 +330,7 @@ class Outbox:
             except StoreUnavailable as error:
                 self._outage.gave_up(era)
                 self._back_off(entry)
-                log.warning("cannot note down what is to be posted; trying again", error=str(error))
+                log.debug("cannot note down what is to be posted; trying again", error=str(error))
             except Exception as error:  # noqa: BLE001 - each is worded and dealt with in one place
                 await self._failed(entry, action, refusal(error), error, era)
             else:
@@ -357,7 +357,7 @@ class Outbox:
             try:
                 return await call()
             except StoreUnavailable as error:
-                log.warning(f"cannot store {what}; trying again", seconds=delay, error=str(error))
+                log.debug(f"cannot store {what}; trying again", seconds=delay, error=str(error))
             except Exception:
                 log.exception(f"cannot report {what}")
                 return None

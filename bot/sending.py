@@ -133,4 +133,4 @@ class Sender:
         try:
             await writing
         except StoreUnavailable as error:
-            log.warning("cannot note which messages are posted", error=str(error))
+            log.debug("cannot note which messages are posted", error=str(error))

@@ -50,7 +50,7 @@ class Holdings:
         try:
             await self._leases.release([lease for lease, _ in held.values()])
         except StoreUnavailable as error:  # they run out by themselves
-            log.warning("leases were not given back", error=error.sentence())
+            log.debug("leases were not given back", error=error.sentence())
 
     async def keep(self, lost: Callable[[SessionId], None]) -> None:
         """Renews for ever; `lost` is told of each lease that is another's now, or will run out unrenewed."""
@@ -82,7 +82,7 @@ class Holdings:
         try:
             renewed = await self._leases.renew(self.owner, self._seconds)
         except StoreUnavailable as error:
-            log.warning("leases not renewed", error=error.sentence())
+            log.debug("leases not renewed", error=error.sentence())
             return
         except Exception:
             log.exception("leases not renewed")

@@ -202,7 +202,7 @@ class LiveSession:
         try:
             await self._holdings.release(link.lease)
         except StoreUnavailable as error:  # it runs out by itself
-            log.warning("the lease was not given back", error=error.sentence())
+            log.debug("the lease was not given back", error=error.sentence())
 
 
 def _has_worklet(link: Link) -> bool:
