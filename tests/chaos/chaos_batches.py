@@ -44,7 +44,7 @@ class Batch:
         self.tally(kind).violations += len(violations)
         said = "\n".join(violations)
         self.reports.append(
-            f"{kind}, worklets {self.runtime}, seed {self.seed}:\n{said}\nagain: {self.again}\n\n{''.join(log[-150:])}"
+            f"{kind}, worklets {self.runtime}, seed {self.seed}:\n{said}\nagain: {self.again}\n\n{''.join(log)}"
         )
 
 

@@ -79,6 +79,7 @@ class Storm:
     random: random.Random
     talking: set[asyncio.Task[object]] = field(default_factory=set)
     said: int = 0
+    others: list[TrappedProgram] = field(default_factory=list)  # replicas
 
     # ---- people ----
 
@@ -227,9 +228,14 @@ class Storm:
             return all(s.row["status"] in ("new", "asleep") for s in (await self.law.records()).sessions)
 
         await until(asleep, timeout=60, what="the sessions to sleep")
-        code = await self.program.end()
+        codes = await asyncio.gather(*(program.end() for program in (self.program, *self.others)))
         left = await self.law.left_over()
-        return [*left, f"the program ended with {code}"] if code else left
+        return [*left, f"the program ended with {codes}"] if any(codes) else left
+
+    @property
+    def log(self) -> list[str]:
+        """What the programs logged: the first one's, then the others'."""
+        return [line for program in (self.program, *self.others) for line in ("\n", *program.output[-150:])]
 
 
 @asynccontextmanager
@@ -251,6 +257,7 @@ async def open_storm(runtime: str, seed: str, tmp_path: Path, **env: str) -> Asy
             "SLACK_BOT_TOKEN": slack.bot_token,
             "SLACK_API_URL": slack.api_url,
             "SLACK_BOT_DEBUG": "true",
+            "FLOW_LOG_FORMAT": "json",
             "ANTHROPIC_API_KEY": API_KEY,
             "ANTHROPIC_BASE_URL": model.url,
             "FLOW_SHARE_DIR": str(share_dir),
@@ -265,9 +272,11 @@ async def open_storm(runtime: str, seed: str, tmp_path: Path, **env: str) -> Asy
         program = TrappedProgram(environment, tmp_path)
         world = World(slack, model, program, runtime, share_dir)
         law = Law(slack, model, share_dir, runtime, environment.get("FLOW_DSN", ""), tmp)
+        storm = Storm(world, program, law, random.Random(seed))
         try:
-            yield Storm(world, program, law, random.Random(seed))
+            yield storm
         finally:
-            if program.alive:
-                await program.end(signal.SIGKILL)
+            for one in (program, *storm.others):
+                if one.alive:
+                    await one.end(signal.SIGKILL)
             await remove_worklets(world)

@@ -54,10 +54,10 @@ async def _die(config: pytest.Config, name: str, runtime: str, kinds: list[str],
                 tally.runs += 1
                 tally.hits += await (_kill_bot(storm) if kind == "bot" else _kill_other(storm, kind))
                 if violations := await storm.judge():
-                    batch.broken(kind, violations, storm.program.output)
+                    batch.broken(kind, violations, storm.log)
                     return
             if violations := await storm.end():
-                batch.broken(batch.kinds[-1], violations, storm.program.output)
+                batch.broken(batch.kinds[-1], violations, storm.log)
 
     await in_worlds(config, name, runtime, kinds, live)
 
