@@ -44,7 +44,7 @@ class Core:
 async def open_core(settings: Settings, *, serving: bool = False) -> AsyncIterator[Core]:
     """Opens the database (schema up to date) and what sessions stand on. No session runs until one is entered.
 
-    `serving`: the gateway's process starts beside all else, not when the first worklet needs it.
+    `serving`: other replicas' bells are heard too.
     Raises FlowError: a data directory that cannot be written or is in use, a database that does not answer.
     """
     async with AsyncExitStack() as stack:
@@ -53,8 +53,6 @@ async def open_core(settings: Settings, *, serving: bool = False) -> AsyncIterat
         identity = Identity.load(settings.share_dir)
         gateway = _gateway(settings, identity)
         stack.push_async_callback(gateway.aclose)
-        if serving:  # now that the store is ours: a second Flow must not bring the first one's gateway its credential
-            gateway.start()
         runtime = await choose_runtime(settings.worklets, settings.share_dir, identity)
         stack.push_async_callback(runtime.close)
         host = WorkletHost(

@@ -49,6 +49,7 @@ async def serve(settings: Settings, greeting: str = "") -> int:
             gc.collect()
             gc.freeze()
             print(greeting or f"Flow is ready: {ready}/health", flush=True)
+            core.gateway.start()  # not earlier: it would take the start's processor; a worklet that needs it starts it
             await stop.wait()
             log.info("stopping; a second Ctrl-C skips the waiting")
     except asyncio.CancelledError:
