@@ -14,7 +14,7 @@ import re
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
@@ -123,12 +123,17 @@ class _Agent:
     """Says the lines as soon as it has a prompt."""
 
     epoch, worklet_id = "epoch", "worklet"
+    earlier: Sequence[tuple[Position, Sequence[AgentEvent]]] = ()
+    ending: str | None = None
+    new_volume = True
 
     def __init__(self, lines: list[bytes]) -> None:
         self._lines = lines
         self._prompt: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
-    async def send(self, prompt_id: str, _text: str) -> None:
+    async def forget_earlier(self) -> None: ...
+
+    async def send(self, prompt_id: str, _text: str, _context: Sequence[str] = ()) -> None:
         self._prompt.set_result(prompt_id)
 
     async def events(self) -> AsyncIterator[tuple[Position, list[AgentEvent]]]:
@@ -139,6 +144,8 @@ class _Agent:
         await asyncio.Event().wait()
 
     async def interrupt(self, timeout: float = 10.0) -> None: ...
+
+    async def terminate(self) -> None: ...
 
     async def ack(self, position: Position) -> None: ...
 
@@ -153,7 +160,7 @@ class _Host:
         on_step("starting")
         return _Agent(self._lines)
 
-    async def close(self, name: str) -> None: ...
+    async def close(self, name: str, grace: float = 5.0) -> str | None: ...
 
     async def destroy(self, name: str) -> None: ...
 

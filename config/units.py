@@ -56,3 +56,15 @@ def format_duration(seconds: float) -> str:
         return f"{minutes}m{rest:02d}s" if rest else f"{minutes}m"
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if minutes else f"{hours}h"
+
+
+def format_size(size: int) -> str:
+    """The shortest usual spelling of so many bytes: "512 MiB", "1.5 GiB"."""
+    amount = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            break
+        amount /= 1024
+    else:
+        unit = "TiB"
+    return f"{amount:.1f}".removesuffix(".0") + f" {unit}"

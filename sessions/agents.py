@@ -23,17 +23,38 @@ class AgentLike(Protocol):
     def worklet_id(self) -> str:
         """The container's id."""
 
+    @property
+    def earlier(self) -> Sequence[tuple[Position, Sequence[AgentEvent]]]:
+        """What a lost predecessor had still written after the position: batches of older epochs."""
+
+    @property
+    def ending(self) -> str | None:
+        """Why the predecessor ended, as the beginning of a sentence for people; None when there is nothing to tell."""
+
+    @property
+    def new_volume(self) -> bool:
+        """The volume was made for this process: the conversation so far is not on it."""
+
+    async def forget_earlier(self) -> None:
+        """All of `earlier` is stored. Until then it is given again at each `open`."""
+
     def events(self) -> AsyncIterator[tuple[Position, Sequence[AgentEvent]]]:
         """What the agent says, batch by batch, from the position it was opened at; each with its place in the journal.
 
         Ends after AgentExited. Raises AgentGone when the relay is lost for good. Iterated once.
         """
 
-    async def send(self, prompt_id: str, text: str) -> None:
-        """Hands a prompt over. The CLI runs a `prompt_id` (a uuid) once, however often it is sent. Raises AgentGone."""
+    async def send(self, prompt_id: str, text: str, context: Sequence[str] = ()) -> None:
+        """Hands a prompt over, after what Claude should know first. Raises AgentGone.
+
+        One process runs a `prompt_id` (a uuid) once, however often it is sent.
+        """
 
     async def interrupt(self, timeout: float = 10.0) -> None:
         """Asks the CLI to end the running turn; returns when it said yes. Raises AgentGone, TimeoutError."""
+
+    async def terminate(self) -> None:
+        """Tells the process to end; `events` tells when it has. Raises AgentGone."""
 
     async def ack(self, position: Position) -> None:
         """Everything up to `position` is stored: the relay may drop it."""
@@ -61,14 +82,17 @@ class AgentHost(Protocol):
         """The agent of the running worklet, from `position` on; or of a new one on the same volume.
 
         A running worklet of another epoch tells from its first line. A new one goes on with the conversation that its
-        volume holds, and tells first what its predecessor had still written after `position`: batches of the old
-        epoch. The repository is cloned only into a new volume. `on_step` is told what takes a while ("cloning",
-        "starting", "waking"); attaching says nothing. `fence` grows with each owner of the session: the relay
-        refuses lower ones. Raises WorkletError.
+        volume holds; what its predecessor had still written after `position` is its `earlier`. The repository is
+        cloned only into a new volume. `on_step` is told what takes a while ("cloning", "starting", "waking"); attaching
+        says nothing. `fence` grows with each owner of the session: the relay refuses lower ones. Whoever cancels it
+        calls `close`. Raises WorkletError.
         """
 
-    async def close(self, name: str) -> None:
-        """Ends the worklet politely and removes its container; the volume stays. Idempotent. Raises WorkletError."""
+    async def close(self, name: str, grace: float = 5.0) -> str | None:
+        """Ends the worklet politely, within `grace` seconds, and removes its container; the volume stays. Idempotent.
+
+        Returns why it had ended already, as the beginning of a sentence for people. Raises WorkletError.
+        """
 
     async def destroy(self, name: str) -> None:
         """`close`, and the volume goes too. Idempotent. Raises WorkletError."""

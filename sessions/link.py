@@ -15,11 +15,11 @@ from sessions.inbox import Batch, Inbox
 from sessions.leases import Lease
 from sessions.places import Places
 from sessions.store import Store
-from sessions.transcript import Transcript
+from sessions.transcript import Entry, Transcript
 from sessions.types import Session, SessionState, Turn, TurnId
 from worklets.clone import without_password
 from worklets.errors import WorkletError
-from worklets.events import PASSING, AgentEvent, Position, PreviewVoided, Text, TextDelta, TurnEnded
+from worklets.events import PASSING, AgentEvent, Position, PreviewVoided, Restarted, Text, TextDelta, TurnEnded
 
 log = get_logger(__name__)
 T = TypeVar("T")
@@ -29,10 +29,13 @@ T = TypeVar("T")
 class Patience:
     """How long a live session waits for what, in seconds."""
 
-    interrupt: float = 10.0  # for the CLI to end an interrupted turn, before its container goes
+    interrupt: float = 3.0  # for the CLI to end an interrupted turn, before it is told to end itself
+    terminate: float = 3.0  # for the CLI to do that, before its container goes
     verdict: float = 5.0  # for a result after the CLI dropped a prompt
-    again: tuple[float, ...] = (0.5, 2.0)  # before each further try with a new worklet
+    again: tuple[float, ...] = (0.5, 2.0, 5.0, 15.0)  # before each further try; an engine needs a while to restart
     store: float = 5.0  # at most between two tries on a database that does not serve
+    backlog: float = 5.0  # for the door to read what was said before Flow was called into a thread
+    attempts: int = 4  # processes that are given one prompt, restarts of the program included
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class Shared:
             try:
                 return await call()
             except StoreUnavailable as error:
-                log.warning("the database does not serve; waiting", error=error.sentence())
+                log.debug("the database does not serve; waiting", error=error.sentence())
                 delay = min(delay * 2, self.patience.store)
                 await asyncio.sleep(delay)
 
@@ -70,17 +73,17 @@ class Link:
         self.lease = lease
         self.inbox = Inbox()
         self.agent: AgentLike | None = None
-        self.fresh = False  # the agent is a new process, not the one that we left
         self._shared = shared
         self._stored = Position("", 0)  # up to here, lasting events are in the transcript
-        self._previewing = False
+        self._preview = ""  # what the agent has streamed and not committed
+        self._preview_at = Position("", 0)
 
     async def open(self, on_step: Callable[[str], None]) -> None:
         """Attaches to the session's agent or starts one. Raises WorkletError."""
         session = self.session
         position = Position(session.epoch, session.seq) if session.epoch else None
         self._stored = await self._stored_until(position)
-        self._previewing = False
+        self._preview = ""
         agent = await self._shared.host.open(
             session.worklet,
             claude_session_id=session.claude_session_id,
@@ -92,9 +95,16 @@ class Link:
             branch=session.branch,
             on_step=on_step,
         )
-        self.fresh = position is None or position.epoch != agent.epoch
         self.agent = agent
+        if agent.new_volume and session.has_history and session.retired_at is None:
+            # So it is known also after a restart, until a turn has ended on the new volume.
+            await self.set_state(session.state, retired_at=self._shared.store.clock())
         self.inbox.listen(agent)
+
+    @property
+    def forgotten(self) -> bool:
+        """The conversation so far is not on the volume."""
+        return self.session.retired_at is not None
 
     async def _stored_until(self, position: Position | None) -> Position:
         if position is None:
@@ -114,16 +124,19 @@ class Link:
         """
         at, events = batch
         if at.epoch != self._stored.epoch:
-            self._stored, self._previewing = Position(at.epoch, 0), False
+            self._stored, self._preview = Position(at.epoch, 0), ""
         for event in events:
-            self._previewing = _previewing(event, self._previewing)
+            if isinstance(event, TextDelta):
+                self._preview, self._preview_at = self._preview + event.text, at
+            elif isinstance(event, (Text, PreviewVoided, TurnEnded)):
+                self._preview = ""
         news = [event for event in events if isinstance(event, PASSING) or at.seq > self._stored.seq]
         if lasting := [(owner(event), event) for event in news if not isinstance(event, PASSING)]:
             await self._store(at, lasting)
         return news
 
     async def _store(self, at: Position, lasting: Sequence[tuple[TurnId | None, AgentEvent]]) -> None:
-        position = None if self._previewing else at
+        position = None if self._preview else at
         session = await self._shared.stored(
             lambda: self._shared.transcript.append(self.lease, lasting, at=at, position=position)
         )
@@ -133,6 +146,40 @@ class Link:
                 await self.agent.ack(position)
             except WorkletError as error:  # an ack only frees memory; the loss arrives in the inbox, in its place
                 log.debug("not acknowledged", error=str(error))
+
+    async def keep_preview(self, turn_id: TurnId) -> Text | None:
+        """What a lost process had streamed and will never commit: people have seen it, so it is kept."""
+        text, self._preview = self._preview, ""
+        if not text:
+            return None
+        await self._store(self._preview_at, [(turn_id, Text(text))])
+        return Text(text)
+
+    async def restarted(self, turn_id: TurnId, reason: str) -> Restarted:
+        """Notes that this process goes on with the turn, before the first line of its journal."""
+        assert self.agent is not None
+        event, at = Restarted(reason), Position(self.agent.epoch, 0)
+        self.session = await self._shared.stored(
+            lambda: self._shared.transcript.append(self.lease, [(turn_id, event)], at=at, position=None)
+        )
+        return event
+
+    async def entries(self, turn_id: TurnId) -> list[Entry]:
+        """All that the transcript has of a turn."""
+        transcript, found = self._shared.transcript, list[Entry]()
+        while True:
+            after = found[-1].cursor if found else 0
+            page = await self._shared.stored(
+                lambda after=after: transcript.read(self.session.id, turn_id=turn_id, after=after)  # type: ignore[misc]
+            )
+            if not page:
+                return found
+            found += page
+
+    async def remembered(self) -> None:
+        """A turn has ended on this volume: the conversation goes on there."""
+        if self.forgotten:
+            await self.set_state(self.session.state, retired_at=None, archived_at=None)
 
     async def set_state(self, state: SessionState, **columns: object) -> None:
         self.session = await self._shared.stored(lambda: self._shared.store.set_state(self.lease, state, **columns))
@@ -144,20 +191,20 @@ class Link:
         if agent is not None:
             await agent.close()
 
-    async def end(self) -> None:
-        """Lets go and ends the worklet. What the runtime cannot do now is left to the reaper."""
+    async def end(self, grace: float = 5.0) -> str | None:
+        """Lets go and ends the worklet, which has `grace` seconds. What the runtime cannot do now is left to the reaper.
+
+        Returns why it had ended already, as the beginning of a sentence. Raises LeaseLost: it is another's then.
+        """
+        await self.set_state(self.session.state)
         await self.detach()
+        ending = None
         try:
-            await self._shared.host.close(self.session.worklet)
+            ending = await self._shared.host.close(self.session.worklet, grace)
         except WorkletError as error:
             log.warning("the worklet could not be ended", worklet=self.session.worklet, error=error.sentence())
         self.session = replace(self.session, container_id=None)
-
-
-def _previewing(event: AgentEvent, before: bool) -> bool:
-    if isinstance(event, TextDelta):
-        return True
-    return before and not isinstance(event, (Text, PreviewVoided, TurnEnded))
+        return ending
 
 
 def _environment(session: Session, env: Mapping[str, str]) -> dict[str, str]:

@@ -1,28 +1,35 @@
-"""One turn on its way: place → open → begin → send → follow, until it has an outcome.
+"""One turn on its way: place → open → judge → begin → send → follow, until it has an outcome.
 
 The steps work on one record, `TurnRun`. When the agent is lost on the way, they are gone through again with a new
-worklet: the prompt keeps its uuid, so the CLI runs it once. The outcome is a value; settling it is the caller's.
+worklet, unless something has run that must not run twice: then people decide. The outcome is a value; settling it is
+the caller's.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 from config.logging import get_logger
-from sessions.events import Preparing, Started, WaitingForPlace
+from sessions import loss
+from sessions.context import collect_backlog, context, wants_backlog
+from sessions.events import Preparing, Started, Stopping, WaitingForPlace
 from sessions.inbox import Batch
 from sessions.link import Link, Shared
-from sessions.types import Done, Failed, Interrupted, Outcome, SessionState, Turn, TurnId
+from sessions.stopping import Escalation
+from sessions.transcript import Entry
+from sessions.types import Cut, Done, Failed, Interrupted, Outcome, SessionState, Turn, TurnId
 from worklets.errors import AgentGone, RuntimeUnavailable, WorkletError
-from worklets.events import AgentEvent, AgentExited, AgentReady, PromptTaken, Text, TurnEnded
+from worklets.events import AgentEvent, AgentExited, AgentReady, PromptTaken, TurnEnded
+from worklets.failures import exit_clause
 
 log = get_logger(__name__)
 T = TypeVar("T")
 
-_ANSWER_LOST = "Claude answered, but its container ended before the answer was read. Ask it to repeat its last answer."
 _DROPPED = "Claude did not take this message in. Send it again, worded differently."
+_STOPPED_SECONDS = 0.5  # for the result of a prompt that the CLI calls cancelled: it comes first, or not at all
+_HURRY = 1.0  # seconds that a worklet has which is ended because its turn was stopped
 
 
 class Settled(Exception):
@@ -30,7 +37,15 @@ class Settled(Exception):
 
 
 class _Stopped(Exception):
-    """The turn was stopped before the CLI could end it."""
+    """The turn was stopped before the CLI could end it, or the CLI was ended for it."""
+
+
+class _Exited(AgentGone):
+    """The process ended, and its relay saw how."""
+
+    def __init__(self, exited: AgentExited) -> None:
+        super().__init__(exit_clause(exited, None) + ".")
+        self.exited = exited
 
 
 class TurnRun:
@@ -41,36 +56,46 @@ class TurnRun:
         self._link = link
         self._stop: Interrupted | None = None
         self._stopped = asyncio.Event()
-        self._interrupting: asyncio.Task[None] | None = None
-        self._deadline: tuple[float, Outcome] | None = None  # loop time, and the outcome then
+        self._escalation: Escalation | None = None
+        self._deadline: tuple[float, Outcome | None] | None = None  # loop time; the outcome then, None: escalate
+        self._backlog: asyncio.Task[None] | None = None
         self._opening = False
-        self._resumes = False  # what a lost process said last is about this turn
         self._sent = False  # the agent may be working on the prompt
         self._taken = False  # this process has begun with it
+        self._given = False  # the process was given the prompt before: by us, before a restart
+        self._again = False  # the process goes on in the place of a lost one
+        self._epoch = ""  # of the process that is being heard
+        self._ending: str | None = None  # why the last process was lost
         self._tries = 0
 
     def interrupt(self, by: str | None) -> None:
         """Idempotent: the first one counts."""
         if self._stop is None:
             self._stop = Interrupted(by)
+            self._tell(Stopping(by))
             self._stopped.set()
             self._link.inbox.ring()
 
     async def run(self) -> Outcome:
-        """Raises Settled, and what nobody expects."""
+        """Raises Settled, LeaseLost, and what nobody expects."""
         try:
             return await self._recorded() or await self._attempts()
         except _Stopped:
             assert self._stop is not None
             if self._sent or self._opening:  # the CLI would go on with the prompt; a half-open worklet is nobody's
-                await self._link.end()
+                await self._keep_preview()
+                await self._link.end(_HURRY)
             return self._stop
         except WorkletError as error:
             log.warning("turn failed", error=str(error))
             await self._link.end()
             return Failed(error.sentence())
         finally:
-            await self._end_interrupting()
+            if self._escalation is not None:
+                await self._escalation.close()
+            if self._backlog is not None:
+                self._backlog.cancel()
+                await asyncio.wait([self._backlog])
 
     async def _recorded(self) -> Outcome | None:
         """The end that the transcript has already, of a turn that a restart cut off just before it was settled."""
@@ -80,28 +105,51 @@ class TurnRun:
         return self._outcome_of(ended) if ended else None
 
     async def _attempts(self) -> Outcome:
+        if wants_backlog(self._shared, self._link, self.turn):  # while the worklet starts
+            self._backlog = asyncio.create_task(collect_backlog(self._shared, self._link, self.turn), name="backlog")
         while True:
             try:
-                for step in (self._place, self._open, self._begin, self._send, self._follow):
+                for step in (self._place, self._open, self._judge, self._begin, self._send, self._follow):
                     await step()
-                assert self.outcome is not None
-                return self.outcome
+                    if self.outcome is not None:
+                        return self.outcome
             except (AgentGone, RuntimeUnavailable) as lost:
                 await self._recover(lost)
+                if self.outcome is not None:
+                    return self.outcome
 
     async def _recover(self, lost: WorkletError) -> None:
-        """Makes ready for another try, or raises `lost`."""
+        """Makes ready for another try, or raises `lost`; or the turn has its outcome now."""
+        if self._stop is not None:
+            raise _Stopped
+        self._deadline = None
+        ending = await self._link.end()
+        if self._sent:
+            self._ending = exit_clause(lost.exited, ending) if isinstance(lost, _Exited) else ending or _clause(lost)
+        self._sent = self._taken = False
+        if self.turn.started_at is not None:
+            await self._keep_preview()
+            await self._weigh(await self._link.entries(self.turn.id))
+            if self.outcome is not None:
+                return
         pauses = self._shared.patience.again
         # A runtime that is down before anything began is told at once; under a running turn it may be restarting.
         if self._tries >= len(pauses) or (isinstance(lost, RuntimeUnavailable) and self.turn.started_at is None):
             raise lost
         pause, self._tries = pauses[self._tries], self._tries + 1
         log.warning("agent lost; resuming", error=str(lost), attempt=self._tries)
-        self._sent = self._taken = False
-        self._deadline = None
-        await self._link.end()
         self._tell(Preparing("resuming"))
         await self._unless_stopped(asyncio.sleep(pause))
+
+    async def _weigh(self, entries: Sequence[Entry]) -> None:
+        """After a loss: sets the outcome when the prompt must not, or not yet again, be given to another process."""
+        ending = self._ending or _GONE
+        if effect := loss.side_effect([entry.event for entry in entries]):
+            self.outcome = Cut(loss.cut_reason(ending, effect))
+        elif self.turn.attempts >= self._shared.patience.attempts:
+            self.outcome = Failed(
+                f"{ending}, the last of {self.turn.attempts} that tried this message. Word it differently."
+            )
 
     # -- the steps ---------------------------------------------------------
 
@@ -116,25 +164,51 @@ class TurnRun:
         await self._unless_stopped(_wait(ticket.granted))
 
     async def _open(self) -> None:
-        if self._link.agent is None:
-            self._resumes = self.turn.started_at is not None
-            await self._link.set_state(SessionState.STARTING, container_id=None)
-            self._opening = True
-            await self._unless_stopped(self._link.open(self._on_step))
-            self._opening = False
+        if self._link.agent is not None:
+            return
+        # The row goes on naming the container that was given the last prompt: `_judge` asks for it.
+        await self._link.set_state(SessionState.STARTING)
+        self._opening = True
+        await self._unless_stopped(self._link.open(self._on_step))
+        assert self._link.agent is not None
+        for batch in self._link.agent.earlier:
+            await self._take(batch)
+        await self._keep_preview()
+        await self._link.agent.forget_earlier()
+        self._opening = False
 
     def _on_step(self, step: str) -> None:
         if not self._tries:  # else it was told that the turn is being resumed
             self._tell(Preparing(step))
+
+    async def _judge(self) -> None:
+        """Whether the process was given the prompt already; if another was, how to go on."""
+        agent, session = self._link.agent, self._link.session
+        assert agent is not None
+        self._given = self._again = False
+        if self.turn.started_at is None:
+            return
+        entries = await self._link.entries(self.turn.id)
+        self._given = session.container_id == agent.worklet_id
+        self._again = loss.restarted_in(entries, agent.epoch)
+        if self._given or self._again:
+            return
+        self._ending = self._ending or agent.ending
+        await self._weigh(entries)
+        if self.outcome is not None:
+            await self._link.end()
+            return
+        self._tell(await self._link.restarted(self.turn.id, loss.restart_reason(self._ending or _GONE)))
+        self._again = True
 
     async def _begin(self) -> None:
         if self._stopped.is_set():
             raise _Stopped
         agent = self._link.agent
         assert agent is not None
-        first = self.turn.started_at is None
+        first, fresh = self.turn.started_at is None, not self._given
         begun = await self._shared.stored(
-            lambda: self._shared.store.begin(self._link.lease, self.turn.id, agent.worklet_id)
+            lambda: self._shared.store.begin(self._link.lease, self.turn.id, agent.worklet_id, fresh=fresh)
         )
         if begun is None:
             raise Settled
@@ -143,12 +217,24 @@ class TurnRun:
             self._tell(Started())
 
     async def _send(self) -> None:
-        assert self._link.agent is not None
+        agent = self._link.agent
+        assert agent is not None
+        known = await self._unless_stopped(self._known())
+        prompt_id = loss.again_id(self.turn.id, agent.epoch) if self._again else self.turn.id
         self._sent = True
         try:
-            await self._unless_stopped(self._link.agent.send(self.turn.id, self.turn.text))
+            await self._unless_stopped(agent.send(prompt_id, self.turn.text, known))
         except AgentGone as gone:
             await self._last_words(gone)
+
+    async def _known(self) -> list[str]:
+        """What Claude is told before the prompt."""
+        if self._backlog is not None:
+            await asyncio.wait([self._backlog])
+        blocks = await context(self._shared, self._link, self.turn)
+        if self._again:
+            blocks.append(loss.note([entry.event for entry in await self._link.entries(self.turn.id)]))
+        return blocks
 
     async def _last_words(self, gone: AgentGone) -> None:
         """Why a process is gone stands in what it said last. Raises AgentGone, or returns with an outcome."""
@@ -168,14 +254,17 @@ class TurnRun:
             batch = await self._link.inbox.get(self._time_left())
             if batch is not None:
                 await self._take(batch)
-            elif self._stop is not None and self._interrupting is None:
-                self._ask_to_end(self._stop)
+            elif self._stop is not None and self._escalation is None:
+                assert self._link.agent is not None
+                self._escalation = Escalation(self._link.agent, self._shared.patience)
+                self._time_is_up(None)
 
     # -- following ---------------------------------------------------------
 
     async def _take(self, batch: Batch) -> None:
         before = self._link.is_from_before(batch[0])
         owner = self._owner_before if before else self._owner
+        self._epoch = batch[0].epoch
         exited: AgentExited | None = None
         for event in await self._link.take(batch, owner):
             if owner(event) is None:
@@ -186,33 +275,40 @@ class TurnRun:
             elif isinstance(event, AgentExited):
                 exited = event
             elif not before:
-                await self._note(event)
-        if exited is not None and self.outcome is None:
-            raise _gone(exited)
+                self._note(event)
+        if self.outcome is not None:
+            await self._link.remembered()
+        elif exited is not None:
+            raise _Exited(exited)
 
-    async def _note(self, event: AgentEvent) -> None:
+    def _note(self, event: AgentEvent) -> None:
         match event:
             case AgentReady() | PromptTaken(_, "started"):
                 self._taken = True
-            case PromptTaken(prompt_id, "completed") if prompt_id == self.turn.id:
-                # A new process that calls the prompt completed without having begun found it in its history.
-                # (A process that we left says so of a prompt it is working on: its end is still to come.)
-                if self._link.fresh and not self._taken:
-                    self.outcome = await self._answered_before()
-            case PromptTaken(prompt_id, "cancelled" | "discarded" | "refused") if prompt_id == self.turn.id:
-                if self._deadline is None:
-                    self._set_deadline(self._shared.patience.verdict, self._stop or Failed(_DROPPED))
+            case PromptTaken(prompt_id, "cancelled" | "discarded" | "refused") if self._is_mine(prompt_id):
+                if self._stop is not None:
+                    self._set_deadline(min(_STOPPED_SECONDS, self._shared.patience.verdict), self._stop)
+                elif self._deadline is None:
+                    self._set_deadline(self._shared.patience.verdict, Failed(_DROPPED))
+            case PromptTaken(prompt_id, "completed") if self._is_mine(prompt_id):
+                # A process that has not begun with it and does not mean to: it thinks that it knows the prompt.
+                if not self._taken and not self._given and self._deadline is None:
+                    self._set_deadline(self._shared.patience.verdict, Failed(_DROPPED))
+
+    def _is_mine(self, prompt_id: str) -> bool:
+        return prompt_id == self.turn.id or prompt_id == loss.again_id(self.turn.id, self._epoch)
 
     def _owner(self, event: AgentEvent) -> TurnId | None:
         """This turn; None for the end of another, which the agent began unasked (a background task had finished)."""
-        if not isinstance(event, TurnEnded) or self.turn.id in event.prompt_ids:
+        if not isinstance(event, TurnEnded) or any(self._is_mine(prompt_id) for prompt_id in event.prompt_ids):
             return self.turn.id
         # An interrupt may hit before the CLI has noted whose turn it is.
         return self.turn.id if self._stop is not None and not event.prompt_ids else None
 
     def _owner_before(self, event: AgentEvent) -> TurnId | None:
         """Of what a lost process said last. Its exit is no news: this is why there is a new one."""
-        return self._owner(event) if self._resumes and not isinstance(event, AgentExited) else None
+        started = self.turn.started_at is not None
+        return self._owner(event) if started and not isinstance(event, AgentExited) else None
 
     def _outcome_of(self, ended: TurnEnded) -> Outcome:
         match ended.outcome:
@@ -223,39 +319,27 @@ class TurnRun:
             case "interrupted":
                 return self._stop or Interrupted()
 
-    async def _answered_before(self) -> Outcome:
-        entries = await self._shared.stored(
-            lambda: self._shared.transcript.read(self._link.session.id, turn_id=self.turn.id)
-        )
-        return Done() if any(isinstance(entry.event, Text) for entry in entries) else Failed(_ANSWER_LOST)
+    async def _keep_preview(self) -> None:
+        if self.turn.started_at is not None and (text := await self._link.keep_preview(self.turn.id)):
+            self._tell(text)
 
-    # -- stopping ---------------------------------------------------------
+    # -- time ---------------------------------------------------------
 
-    def _ask_to_end(self, stop: Interrupted) -> None:
-        agent, patience = self._link.agent, self._shared.patience.interrupt
-        assert agent is not None
-        self._set_deadline(patience, stop)
-        # In a task of its own: the answer may come through the very stream that this loop reads.
-        self._interrupting = asyncio.create_task(agent.interrupt(timeout=patience), name="interrupt")
-
-    async def _end_interrupting(self) -> None:
-        if self._interrupting is None:
-            return
-        self._interrupting.cancel()
-        await asyncio.wait([self._interrupting])
-        if not self._interrupting.cancelled() and (error := self._interrupting.exception()):
-            log.warning("the interrupt was not answered", error=repr(error))
-
-    def _set_deadline(self, seconds: float, outcome: Outcome) -> None:
+    def _set_deadline(self, seconds: float, outcome: Outcome | None) -> None:
         self._deadline = asyncio.get_running_loop().time() + seconds, outcome
 
     def _time_left(self) -> float | None:
         return max(0.0, self._deadline[0] - asyncio.get_running_loop().time()) if self._deadline else None
 
-    def _time_is_up(self, outcome: Outcome) -> None:
-        if self._interrupting is not None:
+    def _time_is_up(self, outcome: Outcome | None) -> None:
+        if outcome is not None:
+            self.outcome = outcome
+            return
+        assert self._escalation is not None
+        seconds = self._escalation.next()
+        if seconds is None:
             raise _Stopped
-        self.outcome = outcome
+        self._set_deadline(seconds, None)
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`; cancels it and raises _Stopped when the turn is stopped meanwhile."""
@@ -280,6 +364,9 @@ async def _wait(future: asyncio.Future[None]) -> None:
     await asyncio.shield(future)
 
 
-def _gone(exited: AgentExited) -> AgentGone:
-    last = exited.stderr.strip().rpartition("\n")[2][:200]
-    return AgentGone(f"Claude's process ended with code {exited.code}{f' ({last})' if last else ''}.")
+_GONE = "Claude's container is gone"
+
+
+def _clause(lost: WorkletError) -> str:
+    """The sentence of an error as the beginning of one."""
+    return str(lost).rstrip(".")

@@ -211,11 +211,10 @@ class Store:
         `fresh`: to a process that has not had it yet; counted in `attempts`.
         """
         now = self.clock()
-        changes: dict[str, Any] = {"status": SessionState.WORKING.value, "container_id": container_id}
-        if fresh:  # so there is a volume, and soon a transcript again
-            changes |= {"retired_at": None, "archived_at": None}
         async with self.db.transaction() as connection:
-            session = await self._fenced(connection, lease, **changes)
+            session = await self._fenced(
+                connection, lease, status=SessionState.WORKING.value, container_id=container_id
+            )
             statement = (
                 sa.update(turns)
                 .where(turns.c.id == turn_id, OPEN)

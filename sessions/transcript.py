@@ -26,12 +26,13 @@ from worklets.events import AgentEvent, AgentReady, Position, TurnEnded, dump, l
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """`cursor` grows within a session. `turn_id` None: the agent spoke unasked, between turns."""
+    """`cursor` grows within a session. `turn_id` None: the agent spoke unasked, between turns. `epoch`: its process."""
 
     cursor: int
     turn_id: TurnId | None
     event: AgentEvent
     created_at: datetime
+    epoch: str
 
 
 class Transcript:
@@ -114,4 +115,4 @@ class Transcript:
 
 def _entry(row: sa.Row[Any]) -> Entry:
     turn_id = TurnId(row.turn_id) if row.turn_id else None
-    return Entry(row.id, turn_id, load(json.loads(row.body)), row.created_at)
+    return Entry(row.id, turn_id, load(json.loads(row.body)), row.created_at, row.epoch)

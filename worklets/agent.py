@@ -6,11 +6,12 @@ import asyncio
 import json
 import random
 import uuid
-from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from worklets import rundir
 from worklets.errors import AgentGone
 from worklets.events import AgentEvent, AgentExited, Position
 from worklets.link import Exit, OtherEpoch, Refused, RelayLink
@@ -19,18 +20,33 @@ from worklets.wire import Decoder, deny_line, interrupt_line, prompt_line
 
 Batch = tuple[Position, list[AgentEvent]]
 
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """`exited`: how the last process ended, if its relay was still there to see it."""
+
+    batches: list[Batch]
+    exited: AgentExited | None
+
+
 _NOBODY_TO_ASK = (
     "Nobody can be asked for permission here. Go on without this, or say in your answer what you would have done."
 )
 
 
 class Agent:
-    """Made by `attach`. The process goes on when its Agent is closed or its program dies."""
+    """Made by `attach`. The process goes on when its Agent is closed or its program dies.
 
-    def __init__(self, link: RelayLink, run_dir: Path, worklet_id: str, earlier: Sequence[Batch]) -> None:
+    `earlier` is what a lost predecessor had still written, `ending` why that one ended (the beginning of a sentence
+    for people, None: it did not, or nobody knows). `new_volume`: the conversation so far is not on it.
+    """
+
+    def __init__(self, link: RelayLink, run_dir: Path, worklet_id: str) -> None:
         self.worklet_id = worklet_id
+        self.earlier: Sequence[Batch] = ()
+        self.ending: str | None = None
+        self.new_volume = False
         self._link, self._run_dir = link, run_dir
-        self._earlier = deque(earlier)
         self._decoder, self._last = Decoder(), link.start
         self._answers: dict[str, asyncio.Future[None]] = {}  # to our control requests
 
@@ -46,13 +62,11 @@ class Agent:
         timeout: float = 30.0,
         patience: float = 1.0,
         rng: random.Random | None = None,
-        earlier: Sequence[Batch] = (),
     ) -> Self:
         """The agent whose relay listens in `run_dir`, from the line after `position` (None: from the first held).
 
         `timeout` is how long (seconds) a starting relay is waited for, `patience` how long one that nobody listens
-        for any more. `earlier` is told by `events` first. Raises WorkletStartFailed, AgentGone (also when the relay
-        has another epoch or a higher fence).
+        for any more. Raises WorkletStartFailed, AgentGone (also when the relay has another epoch or a higher fence).
         """
         agent: Self
 
@@ -60,7 +74,7 @@ class Agent:
             agent._notice(line)
 
         link = RelayLink(run_dir, token, position, fence, notice=notice, patience=patience, rng=rng)
-        agent = cls(link, run_dir, worklet_id, earlier)
+        agent = cls(link, run_dir, worklet_id)
         await link.open(timeout)
         for request in link.pending:
             agent._refuse(request)
@@ -81,8 +95,6 @@ class Agent:
 
         Raises AgentGone when the relay is lost; what it had still written to its journal has been told before.
         """
-        while self._earlier:
-            yield self._earlier.popleft()
         try:
             async for number, content in self._link.lines():
                 self._last = number
@@ -90,18 +102,23 @@ class Agent:
         except (Refused, OtherEpoch):
             raise
         except AgentGone:
-            for number, content in await asyncio.to_thread(_rest, self._run_dir, self.epoch, self._last):
+            for number, content in await asyncio.to_thread(_rest, self._run_dir / "journal", self.epoch, self._last):
                 yield Position(self.epoch, number), _decode(self._decoder, content)
                 if isinstance(content, Exit):
                     return
             raise
 
-    async def send(self, prompt_id: str, text: str) -> None:
-        """Hands a prompt over; returns when it is on the CLI's stdin. Raises AgentGone.
+    async def forget_earlier(self) -> None:
+        """All of `earlier` is stored."""
+        self.earlier = ()
+        await asyncio.to_thread(rundir.forget_journals, self._run_dir)
 
-        The CLI runs a `prompt_id` (a uuid) once, however often it is sent.
+    async def send(self, prompt_id: str, text: str, context: Sequence[str] = ()) -> None:
+        """Hands a prompt over, after what Claude should know first; returns when it is on the CLI's stdin.
+
+        The CLI runs a `prompt_id` (a uuid) once, however often it is sent. Raises AgentGone.
         """
-        await self._link.put(prompt_id, prompt_line(prompt_id, text))
+        await self._link.put(prompt_id, prompt_line(prompt_id, text, context))
 
     async def interrupt(self, timeout: float = 10.0) -> None:
         """Asks the CLI to end the running turn; returns when it said yes. Raises AgentGone, TimeoutError (seconds)."""
@@ -114,6 +131,10 @@ class Agent:
                 await answered
         finally:
             del self._answers[request_id]
+
+    async def terminate(self) -> None:
+        """Tells the CLI process to end (SIGTERM); `events` tells when it has. Raises AgentGone."""
+        await self._link.signal("SIGTERM")
 
     async def ack(self, position: Position) -> None:
         """Everything up to `position` is stored: the relay may drop it."""
@@ -149,26 +170,39 @@ class Agent:
             self._link.post(f"deny-{request_id}", deny_line(request_id, _NOBODY_TO_ASK))
 
 
-def read_tail(run_dir: Path, position: Position | None) -> list[Batch]:
-    """What a dead worklet had said after `position`, from its journal; AgentExited is left out.
+def read_tail(run_dir: Path, position: Position | None) -> Tail:
+    """What dead worklets had said after `position`, from their journals.
 
-    When the journal is of a later process than `position`, nothing of it has been stored yet: all of it is told.
+    When a journal is of a later process than `position`, nothing of it has been stored yet: all of it is told.
     """
-    epochs = {path.name.partition("-")[0] for path in (run_dir / "journal").glob("*-*.log")}
-    batches: list[Batch] = []
-    for epoch in sorted(epochs):
-        decoder = Decoder()
-        after = position.seq if position is not None and position.epoch == epoch else 0
-        for number, content in _rest(run_dir, epoch, after):
-            if isinstance(content, bytes):
-                batches.append((Position(epoch, number), decoder.feed(content)))
-    return batches
+    return _read([*rundir.journals(run_dir), run_dir / "journal"], position)
 
 
-def _rest(run_dir: Path, epoch: str, after: int) -> list[tuple[int, bytes | Exit]]:
+def read_put_aside(run_dir: Path, position: Position | None) -> list[Batch]:
+    """The same, of those only whose successor runs already."""
+    return _read(rundir.journals(run_dir), position).batches
+
+
+def _read(directories: Sequence[Path], position: Position | None) -> Tail:
+    tail = Tail([], None)
+    for directory in directories:
+        for epoch in sorted({path.name.partition("-")[0] for path in directory.glob("*-*.log")}):
+            known = position is not None and position.epoch == epoch
+            if known:
+                tail = Tail([], None)  # what is older is stored
+            decoder = Decoder()
+            for number, content in _rest(directory, epoch, position.seq if position is not None and known else 0):
+                if isinstance(content, bytes):
+                    tail.batches.append((Position(epoch, number), decoder.feed(content)))
+                else:
+                    tail = Tail(tail.batches, AgentExited(content.code, content.stderr))
+    return tail
+
+
+def _rest(journal: Path, epoch: str, after: int) -> list[tuple[int, bytes | Exit]]:
     found: list[tuple[int, bytes | Exit]] = []
     try:
-        for kind, number, content in records(run_dir / "journal", epoch, after):
+        for kind, number, content in records(journal, epoch, after):
             if kind == "x":
                 end = _parsed(content)
                 found.append((number, Exit(int(end.get("code", -1)), str(end.get("stderr", "")))))

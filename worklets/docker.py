@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from config.units import format_size
 from worklets import rundir
 from worklets.engine import Engine, explanation
 from worklets.errors import ImageMissing, WorkletError, WorkletStartFailed
@@ -96,15 +97,22 @@ class DockerRuntime:
 
         return await self._engine.call("query", list_all)
 
-    async def remove(self, name: str, grace: float = 5.0) -> None:
+    async def remove(self, name: str, grace: float = 5.0) -> str | None:
         from docker.errors import NotFound
 
-        def stop(client: DockerClient) -> None:
+        def stop(client: DockerClient) -> str | None:
             with contextlib.suppress(NotFound):
+                before = client.api.inspect_container(self._full(name))["State"]
+                if not before["Running"]:
+                    return self._ending(before)
                 client.api.stop(self._full(name), timeout=math.ceil(grace))
+                # Engine 20.10 tells of a process inside that ran out of memory only when the container has ended.
+                return self._out_of_memory(client.api.inspect_container(self._full(name))["State"])
+            return "Claude's container is gone"
 
-        await self._engine.call("stop", stop, timeout=grace + 60)
+        ended = await self._engine.call("stop", stop, timeout=grace + 60)
         await self._engine.call("remove", lambda client: _remove_container(client, self._full(name)), timeout=120)
+        return ended
 
     async def put(self, name: str, source: Path) -> None:
         await self._engine.call("start", lambda client: self._put(client, name, source), timeout=600)
@@ -115,6 +123,16 @@ class DockerRuntime:
             return sorted(v["Name"].removeprefix(self._full("")) for v in answer["Volumes"] or [])
 
         return await self._engine.call("query", volumes)
+
+    async def has_volume(self, name: str) -> bool:
+        from docker.errors import NotFound
+
+        def has(client: DockerClient) -> bool:
+            with contextlib.suppress(NotFound):
+                return bool(client.api.inspect_volume(self._full(name)))
+            return False
+
+        return await self._engine.call("query", has)
 
     async def remove_volume(self, name: str) -> None:
         from docker.errors import NotFound
@@ -150,6 +168,18 @@ class DockerRuntime:
 
     def _worklet(self, name: str, container: str, running: bool) -> Worklet:
         return Worklet(name, container, rundir.worklet_dir(self._share_dir, name) / "run", running)
+
+    def _out_of_memory(self, state: dict[str, Any]) -> str | None:
+        return (
+            f"Claude's container ran out of memory (limit {format_size(self._memory)})" if state["OOMKilled"] else None
+        )
+
+    def _ending(self, state: dict[str, Any]) -> str | None:
+        """What the engine knows of a container that ended by itself. 255: it found it dead when it was started anew."""
+        if error := str(state.get("Error") or "").strip():
+            return f"Claude's container ended ({error.splitlines()[0][:200].rstrip('.')})"
+        reasons = {137: "Claude's container was killed", 255: "Claude's container was lost with the Docker engine"}
+        return self._out_of_memory(state) or reasons.get(state["ExitCode"], "Claude's container ended")
 
     def _require_image(self, client: DockerClient) -> None:
         from docker.errors import ImageNotFound

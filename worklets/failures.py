@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 from worklets.errors import NoCredential
+from worklets.events import AgentExited
 
 _BY_STATUS = {
     401: "Claude's API refuses the credential. Check ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN, then restart Flow.",
@@ -55,6 +57,25 @@ def describe(result: dict[str, Any], kind: str | None) -> str:
     if reason == "api_error" and status is None:
         return f"Claude's API could not be reached ({said}). Check Flow's network, then write again."
     return f"Claude could not finish: {said}. Write again, or start a new thread."
+
+
+def exit_clause(exited: AgentExited, ending: str | None) -> str:
+    """Why Claude's process ended, as the beginning of a sentence. `ending`: what its runtime knows of it.
+
+    A kill says nothing of its reason; the runtime may (the memory limit).
+    """
+    if exited.code in (-signal.SIGKILL, 128 + signal.SIGKILL) and ending is not None:
+        return ending
+    match exited.code:
+        case -9:
+            return "Claude's process was killed"
+        case -15 | 143:
+            return "Claude's process was told to end"
+        case code if code < 0:
+            return f"Claude's process crashed (signal {-code})"
+        case code:
+            last = exited.stderr.strip().rpartition("\n")[2][:200].rstrip(".")
+            return f"Claude's process ended with code {code}{f' ({last})' if last else ''}"
 
 
 def _said(result: dict[str, Any]) -> str:

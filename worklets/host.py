@@ -8,17 +8,18 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
-from worklets.agent import Agent, Batch, read_tail
+from worklets.agent import Agent, read_put_aside, read_tail
 from worklets.claude import claude_command, claude_env
 from worklets.clone import clone
 from worklets.errors import AgentGone, WorkletError, WorkletStartFailed
 from worklets.events import Position
+from worklets.failures import exit_clause
 from worklets.identity import Identity
 from worklets.link import OtherEpoch, Refused
 from worklets.rundir import worklet_dir
@@ -28,8 +29,11 @@ if TYPE_CHECKING:
     from worklets.gateway import Doors
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 _CHECK_SECONDS = 1.0  # how often a starting worklet is looked at while its relay does not answer yet
+
+_GONE = "Claude's container is gone"
 
 _RUNNING_SECONDS = 1.5  # how long a running worklet may have no listening relay: it has just started, or is ending
 
@@ -57,6 +61,7 @@ class WorkletHost:
         self._share_dir, self._model = share_dir, model
         self._attach_timeout, self._environ = attach_timeout, environ
         self._local_repositories = local_repositories
+        self._going_on: dict[str, asyncio.Task[Any]] = {}  # what cannot be called back: a container that is being made
 
     async def open(
         self,
@@ -74,44 +79,68 @@ class WorkletHost:
         """The agent of the running worklet, after `position`; or of a new one on the same volume.
 
         A running worklet of another epoch than `position`'s is told from its first line: nothing of it was stored.
-        A new worklet goes on with the conversation that its volume holds, and first tells what its predecessor had
-        still written after `position`. `on_step` is told "cloning" (a new volume only), then "starting" or, with
-        history, "waking". Raises WorkletError.
+        A new worklet goes on with the conversation that its volume holds; the agent's `earlier` is what its
+        predecessor had still written after `position`. `on_step` is told "cloning" (a new volume only), then
+        "starting" or, with history, "waking". Whoever cancels this calls `close`. Raises WorkletError.
         """
+        await self._settle(name)
+        run_dir = worklet_dir(self._share_dir, name) / "run"
         found = await self._runtime.find(name)
         if found is not None and found.running:
             try:
                 agent = await self._attach_running(found, position, fence)
                 if not agent.exited:
+                    if position is None or position.epoch != agent.epoch:
+                        agent.earlier = await asyncio.to_thread(read_put_aside, run_dir, position)
                     return agent
                 await agent.close()  # what it said last is in the journal, which is read below
             except Refused:
                 raise
             except WorkletError as error:
                 log.warning("worklet does not answer, starting it anew", worklet=name, error=str(error))
-        earlier = await asyncio.to_thread(read_tail, worklet_dir(self._share_dir, name) / "run", position)
-        if found is not None:
-            await self._runtime.remove(name, grace=0)
-        if repository is not None and name not in await self._runtime.volumes():
+        ending = await self._runtime.remove(name, grace=0) if found is not None else _GONE
+        tail = await asyncio.to_thread(read_tail, run_dir, position)
+        new_volume = not await self._runtime.has_volume(name)
+        if repository is not None and new_volume:
             on_step("cloning")
             await self._bring(name, repository, branch)
         on_step("waking" if has_history else "starting")
-        command = claude_command(claude_session_id, model=self._model)
-        worklet = await self._runtime.start(
-            WorkletSpec(
-                name=name,
-                command=command,
-                token=self._identity.token("relay", name),
-                env=claude_env(self._identity.token("gateway", name), env),
-            )
-        )
+        worklet = await self._start(name, claude_session_id, env)
         await self._open_door(worklet)
-        return await self._attach_new(worklet, fence, earlier)
+        agent = await self._attach_new(worklet, fence)
+        agent.earlier, agent.new_volume = tail.batches, new_volume
+        agent.ending = exit_clause(tail.exited, ending) if tail.exited else ending
+        return agent
 
-    async def close(self, name: str) -> None:
-        """Ends the worklet politely and removes its container; the volume stays. Idempotent. Raises WorkletError."""
-        await self._runtime.remove(name)
+    async def _start(self, name: str, claude_session_id: str, env: Mapping[str, str]) -> Worklet:
+        command = claude_command(claude_session_id, model=self._model)
+        spec = WorkletSpec(
+            name=name,
+            command=command,
+            token=self._identity.token("relay", name),
+            env=claude_env(self._identity.token("gateway", name), env),
+        )
+        return await self._to_its_end(name, self._runtime.start(spec))
+
+    async def _to_its_end(self, name: str, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`, which goes on when we are cancelled: `_settle` waits for it."""
+        self._going_on[name] = task = asyncio.create_task(work)
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may be there to hear of it
+        return await asyncio.shield(task)
+
+    async def _settle(self, name: str) -> None:
+        if (task := self._going_on.pop(name, None)) is not None:
+            await asyncio.wait([task])
+
+    async def close(self, name: str, grace: float = 5.0) -> str | None:
+        """Ends the worklet politely and removes its container; the volume stays. Idempotent.
+
+        It has `grace` seconds. Returns why it had ended already: see `Runtime.remove`. Raises WorkletError.
+        """
+        await self._settle(name)
+        ending = await self._runtime.remove(name, grace)
         await self._gateway.close(name)
+        return ending
 
     async def destroy(self, name: str) -> None:
         """`close`, and the volume goes too. Idempotent. Raises WorkletError."""
@@ -141,7 +170,7 @@ class WorkletHost:
         except OtherEpoch:
             return await attach(None)
 
-    async def _attach_new(self, worklet: Worklet, fence: int, earlier: Sequence[Batch]) -> Agent:
+    async def _attach_new(self, worklet: Worklet, fence: int) -> Agent:
         """Waits for the relay, but no longer than its container runs."""
         attaching = asyncio.create_task(
             Agent.attach(
@@ -151,7 +180,6 @@ class WorkletHost:
                 fence,
                 worklet_id=worklet.id,
                 timeout=self._attach_timeout,
-                earlier=earlier,
             )
         )
         try:
@@ -179,16 +207,28 @@ class WorkletHost:
             ) from error
 
     async def _bring(self, name: str, repository: str, branch: str | None) -> None:
-        """Clones outside the worklet, which has no network. A volume that got half of it is not kept."""
+        """Clones outside the worklet, which has no network."""
         temporary = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="flow-clone-"))
-        source = temporary / "repository"
         try:
-            await clone(repository, branch, source, local=self._local_repositories, environ=self._environ)
-            try:
-                await self._runtime.put(name, source)
-            except BaseException:
-                await asyncio.shield(self._runtime.remove_volume(name))
-                raise
+            await clone(
+                repository, branch, temporary / "repository", local=self._local_repositories, environ=self._environ
+            )
+        except BaseException:
+            await asyncio.shield(_discard(temporary))
+            raise
+        await self._to_its_end(name, self._fill(name, temporary))
+
+    async def _fill(self, name: str, temporary: Path) -> None:
+        """A volume that got half of the repository is not kept."""
+        try:
+            await self._runtime.put(name, temporary / "repository")
+        except BaseException:
+            await asyncio.shield(self._runtime.remove_volume(name))
+            raise
         finally:
-            # In a thread: to remove a large repository takes seconds.
-            await asyncio.shield(asyncio.to_thread(shutil.rmtree, temporary, ignore_errors=True))
+            await asyncio.shield(_discard(temporary))
+
+
+async def _discard(directory: Path) -> None:
+    # In a thread: to remove a large repository takes seconds.
+    await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)

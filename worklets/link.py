@@ -143,6 +143,12 @@ class RelayLink:
             self._start(self._send(self._ws, frame))
         return done
 
+    async def signal(self, name: str) -> None:
+        """Sends the process and its group a signal ("SIGTERM"). Raises AgentGone when the relay cannot be reached."""
+        if self._ws is None:
+            raise self._error or AgentGone("The worklet's relay cannot be reached.")
+        await self._send(self._ws, json.dumps({"type": "signal", "name": name}))
+
     def ack(self, number: int) -> None:
         """Everything up to `number` is stored."""
         self._acked = max(self._acked, number)

@@ -90,8 +90,8 @@ class LocalRuntime:
     async def list(self) -> list[Worklet]:
         return await self._run(lambda: [w for name in self._names("pid.json") if (w := self._found(name))])
 
-    async def remove(self, name: str, grace: float = 5.0) -> None:
-        await self._run(lambda: self._end(name, grace))
+    async def remove(self, name: str, grace: float = 5.0) -> str | None:
+        return await self._run(lambda: self._end(name, grace))
 
     async def put(self, name: str, source: Path) -> None:
         def copy() -> None:
@@ -106,6 +106,9 @@ class LocalRuntime:
 
     async def volumes(self) -> builtins.list[str]:
         return await self._run(lambda: self._names("work"))
+
+    async def has_volume(self, name: str) -> bool:
+        return await self._run((self._dir(name) / "work").is_dir)
 
     async def remove_volume(self, name: str) -> None:
         await self._run(lambda: rundir.remove(self._share_dir, name))
@@ -170,10 +173,12 @@ class LocalRuntime:
         except (FileNotFoundError, ValueError, TypeError):
             return None
 
-    def _end(self, name: str, grace: float) -> None:
+    def _end(self, name: str, grace: float) -> str | None:
         """SIGTERM to the relay, which ends the CLI; after `grace` SIGKILL to everything that carries the mark."""
         pid = self._recorded(name)
+        ended: str | None = "Claude's process is gone" if pid is None else "Claude's process was killed"
         if pid is not None and _process(pid.pid) == pid:
+            ended = None
             _kill(pid.pid, signal.SIGTERM)
             _wait(lambda: _process(pid.pid) != pid, grace)
             if _process(pid.pid) == pid:
@@ -181,6 +186,7 @@ class LocalRuntime:
         mark = f"WORKLET_ID={self._mark(name)}".encode()
         _wait(lambda: _none_left(mark), 5)
         (self._dir(name) / "pid.json").unlink(missing_ok=True)
+        return ended
 
     def _tail(self, name: str, lines: int) -> str:
         try:

@@ -3,6 +3,7 @@
     <share_dir>/worklets            0700: nobody but Flow comes in from the host's side
     └── <name>/
         ├── run/                    the worklet's /run/worklet: sockets, journal, spec.json until the relay read it
+    │   └── before-<time>/      a predecessor's journal, until all of it is stored
         └── work/                   local runtime only: what is a volume under Docker
 
 Inside the container the agent is user 1000. When Flow is root, `run/` is given to that user; when Flow is
@@ -15,7 +16,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from worklets.errors import WorkletStartFailed
 from worklets.runtime import WorkletSpec
 
 AGENT_UID = 1000
+_MOST_JOURNALS = 4  # of processes that were lost one after the other, before Flow stored anything
 
 
 def worklet_dir(share_dir: Path, name: str) -> Path:
@@ -52,15 +56,16 @@ def prepare(share_dir: Path, name: str, agent: int | None) -> Path:
 
 
 def write_spec(run: Path, spec: WorkletSpec, *, agent: int | None, cwd: str, home: str, env: dict[str, str]) -> None:
-    """Leaves `spec.json` for the relay and clears what a predecessor left.
+    """Leaves `spec.json` for the relay, puts a predecessor's journal aside and clears what else it left.
 
-    An earlier agent could write here, so nothing is followed or reused: every name is unlinked first.
+    An earlier agent could write here, so nothing is followed or reused: every name is cleared first.
     """
     content = {"command": list(spec.command), "env": env, "token": spec.token, "cwd": cwd, "home": home}
     try:
+        _sweep(run)
+        _put_journal_aside(run)
         for name in ("spec.json", "relay.sock"):
-            with suppress(FileNotFoundError):
-                (run / name).unlink()
+            clear(run / name)
         ours = agent is None or agent == os.geteuid()
         mode = 0o600 if ours or os.geteuid() == 0 else 0o644
         handle = os.open(run / "spec.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
@@ -71,6 +76,44 @@ def write_spec(run: Path, spec: WorkletSpec, *, agent: int | None, cwd: str, hom
             json.dump(content, file)
     except OSError as e:
         raise _disk(run, e) from e
+
+
+def journals(run: Path) -> list[Path]:
+    """The journals of lost predecessors that were put aside, the oldest first."""
+    return sorted(run.glob("before-*"))[-_MOST_JOURNALS:]
+
+
+def forget_journals(run: Path) -> None:
+    """What was put aside is stored. Raises OSError."""
+    for path in run.glob("before-*"):
+        clear(path)
+    _sweep(run)
+
+
+def clear(path: Path) -> None:
+    """Takes away whatever stands there, following nothing. Raises OSError.
+
+    The agent can make a directory in the place of a file, with content that Flow's user may not delete: to rename it
+    needs no right inside it. What is renamed is deleted at the worklet's next start, as far as possible.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except (IsADirectoryError, PermissionError):
+        path.rename(path.with_name(f".gone-{secrets.token_hex(8)}"))
+
+
+def _sweep(run: Path) -> None:
+    for path in run.glob(".gone-*"):
+        shutil.rmtree(path, ignore_errors=True)  # it refuses to follow a link
+
+
+def _put_journal_aside(run: Path) -> None:
+    """The new relay begins with an empty journal; the old one is kept until Flow says that all of it is stored."""
+    journal = run / "journal"
+    if journal.is_symlink() or not journal.is_dir():
+        clear(journal)
+    else:
+        journal.rename(run / f"before-{time.time_ns():020d}")
 
 
 def remove(share_dir: Path, name: str) -> None:

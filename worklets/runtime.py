@@ -61,14 +61,21 @@ class Runtime(Protocol):
     async def list(self) -> list[Worklet]:
         """All worklets of this instance, running or stopped."""
 
-    async def remove(self, name: str, grace: float = 5.0) -> None:
-        """Ends and removes the worklet: SIGTERM, `grace` seconds, SIGKILL. The volume stays. Idempotent."""
+    async def remove(self, name: str, grace: float = 5.0) -> str | None:
+        """Ends and removes the worklet: SIGTERM, `grace` seconds, SIGKILL. The volume stays. Idempotent.
+
+        Returns why it had ended already, as the beginning of a sentence for people ("Claude's container was killed");
+        None when it ran. That it ran out of memory is told in any case.
+        """
 
     async def put(self, name: str, source: Path) -> None:
         """Copies the directory's content into the volume's /work/workspace, owned by the agent's user. Before start."""
 
     async def volumes(self) -> builtins.list[str]:
         """Names of the worklets that have a volume."""
+
+    async def has_volume(self, name: str) -> bool:
+        """Whether that worklet has a volume."""
 
     async def remove_volume(self, name: str) -> None:
         """Removes the volume and the host directory. Idempotent; the worklet must have been removed."""

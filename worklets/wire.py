@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from worklets import failures
@@ -224,17 +224,20 @@ def _ended(ended: TurnEnded, outcome: Any, error: str | None) -> TurnEnded:
     return TurnEnded(outcome, ended.prompt_ids, ended.usage, ended.duration, error)
 
 
-def prompt_line(prompt_id: str, text: str) -> Line:
+def prompt_line(prompt_id: str, text: str, context: Sequence[str] = ()) -> Line:
     """A person's words, as they wrote them: no slash commands, and no `@file` that would read a file unasked.
 
-    The CLI runs a `prompt_id` (a uuid) once, however often it comes.
+    `context` is what Claude should know first, as blocks of the same message: the CLI would take a line of its own
+    (`shouldQuery:false`) in a resumed conversation as the answer to the prompt before it. The CLI runs a `prompt_id`
+    (a uuid) once, however often it comes.
     """
+    blocks = [{"type": "text", "text": block} for block in (*context, text)]
     return {
         "type": "user",
         "uuid": prompt_id,
         "parent_tool_use_id": None,
         "client_composed": True,
-        "message": {"role": "user", "content": text},
+        "message": {"role": "user", "content": blocks if context else text},
     }
 
 

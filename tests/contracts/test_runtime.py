@@ -159,18 +159,37 @@ def _alive_with(name: str) -> list[str]:
     return found
 
 
+async def test_remove_tells_why_a_worklet_had_ended(runtime: Runtime) -> None:
+    worklet = await runtime.start(spec(name="lost"))
+    await until(lambda: connects(worklet.run_dir, "relay.sock"))
+    await _kill(runtime, worklet.id)
+
+    async def stopped() -> bool:
+        found = await runtime.find("lost")
+        return found is not None and not found.running
+
+    await until(stopped)
+    assert "was killed" in (await runtime.remove("lost", grace=0) or "")
+    assert "is gone" in (await runtime.remove("lost", grace=0) or "")
+    worklet = await runtime.start(spec(name="lost"))
+    await until(lambda: connects(worklet.run_dir, "relay.sock"))
+    assert await runtime.remove("lost") is None, "it ran"
+
+
 async def test_the_volume_survives_and_the_next_start_sees_it(runtime: Runtime) -> None:
     name = "keeps"
     first = await runtime.start(spec(telling(runtime, "echo kept > $HOME/a; echo w > f; pwd"), name=name))
     await said(first.run_dir, "told")
     await runtime.remove(name)
     assert await runtime.volumes() == [name]
+    assert await runtime.has_volume(name)
     second = await runtime.start(spec(telling(runtime, "cat $HOME/a f", to="again"), name=name))
     assert (await said(second.run_dir, "again")).split() == ["kept", "w"]
     await runtime.remove(name)
     await runtime.remove_volume(name)
     await runtime.remove_volume(name)
     assert await runtime.volumes() == []
+    assert not await runtime.has_volume(name)
     assert not second.run_dir.parent.exists()
 
 
@@ -258,18 +277,13 @@ async def test_logs_are_what_the_relay_wrote(runtime: Runtime) -> None:
 
 
 async def make_broken(runtime: Runtime) -> str:
-    """Starts a worklet whose relay cannot open its journal: a file stands where the directory should be."""
-    worklet = await runtime.start(spec(name="broken"))
-    await until(lambda: connects(worklet.run_dir, "relay.sock"))
-    await runtime.remove("broken")
-    subprocess.run(["rm", "-rf", str(worklet.run_dir / "journal")], check=True)
-    (worklet.run_dir / "journal").write_text("cannot be a directory")
-    await runtime.start(spec(name="broken"))
+    """Starts a worklet whose relay cannot start its process: no environment can hold a NUL."""
+    await runtime.start(spec(name="broken", BROKEN="a\0b"))
     return "broken"
 
 
 async def _logs_hold(runtime: Runtime, name: str, _: str) -> bool:
-    return "FileExistsError" in await runtime.logs(name)
+    return "embedded null byte" in await runtime.logs(name)
 
 
 async def test_nothing_left_by_an_earlier_agent_is_followed(runtime: Runtime, tmp_path: Path) -> None:
@@ -323,6 +337,24 @@ async def test_a_container_is_sealed(docker: DockerRuntime) -> None:
         assert fact in seen.splitlines(), f"{fact} in\n{seen}"
     assert "\n3\n" in seen, "three refusals to write on the root"
     assert "init:docker-init" in seen or "init:tini" in seen
+
+
+@pytest.mark.docker
+async def test_a_container_that_ran_out_of_memory_says_so(tmp_path: Path) -> None:
+    share_dir = tmp_path / "data"
+    runtime = DockerRuntime(
+        share_dir=share_dir, identity=Identity.load(share_dir), image=await worklet_image(), memory=96 << 20, cpus=1
+    )
+    try:
+        hungry = "exec python3 -c 'kept = bytearray(300 << 20)'"
+        worklet = await runtime.start(spec(hungry, name="hungry"))
+        log = worklet.run_dir / "journal"
+        await until(lambda: any("code" in path.read_text() for path in log.glob("*.log")), what="its process to end")
+        assert await runtime.remove("hungry") == "Claude's container ran out of memory (limit 96 MiB)"
+    finally:
+        await runtime.remove("hungry", grace=0)
+        await runtime.remove_volume("hungry")
+        await runtime.close()
 
 
 @pytest.mark.docker

@@ -17,6 +17,7 @@ import migrations
 from sessions.db import Database, open_database
 from sessions.events import Settled
 from sessions.link import Patience
+from sessions.loss import again_id
 from sessions.manager import Sessions
 from sessions.reaper import Reaper
 from sessions.store import Store
@@ -73,8 +74,10 @@ class Heart:
 
         def found() -> Process | None:
             process = self.host.processes.get(submitted.session.worklet)
-            alive = process and not process.dead and process.running == submitted.turn.id
-            return process if alive else None
+            if process is None or process.dead:
+                return None
+            turn_id = submitted.turn.id
+            return process if process.running in (turn_id, again_id(turn_id, process.epoch)) else None
 
         return await until(found, 10, "the prompt to arrive")
 
@@ -86,7 +89,7 @@ class Heart:
         return await until(reached, 10, f"state {state}")
 
 
-QUICK = Patience(interrupt=0.2, verdict=0.2, again=(0.01, 0.02), store=0.05)
+QUICK = Patience(interrupt=0.2, terminate=0.2, verdict=0.2, again=(0.01, 0.02), store=0.05)
 
 Start = Callable[..., Any]
 

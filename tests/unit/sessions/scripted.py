@@ -1,7 +1,7 @@
 """A scripted agent host in memory: what a worklet and the Claude CLI in it do, as far as sessions can see.
 
 A prompt is answered at once with its own text, unless it begins with HOLD: then the test says what happens. Like the
-CLI, a process runs a prompt id once; a volume remembers which ones it has answered.
+CLI, a process runs a prompt id once; a volume remembers which ones it has begun to answer.
 """
 
 from __future__ import annotations
@@ -43,9 +43,12 @@ class Process:
     epoch: str = field(default_factory=lambda: f"epoch-{next(_numbers)}")
     journal: list[Sequence[AgentEvent]] = field(default_factory=list)
     prompts: list[tuple[str, str]] = field(default_factory=list)
+    contexts: list[tuple[str, ...]] = field(default_factory=list)  # what was told before each of them
+    ending: str | None = None  # what the runtime knows of its end
     running: str | None = None
     dead: bool = False
     stubborn: bool = False  # ignores interrupts
+    deaf: bool = False  # ignores SIGTERM too
     acked: int = 0
     lost_at: int | None = None  # lines beyond it reach no agent any more
     news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -55,11 +58,13 @@ class Process:
         self.journal.append(events)
         self.news.set()
 
-    def take(self, prompt_id: str, text: str) -> None:
+    def take(self, prompt_id: str, text: str, context: Sequence[str]) -> None:
         self.prompts.append((prompt_id, text))
+        self.contexts.append(tuple(context))
         if prompt_id == self.running or prompt_id in self.volume:
             return self.say(PromptTaken(prompt_id, "completed"))
         self.running = prompt_id
+        self.volume.add(prompt_id)
         self.say(PromptTaken(prompt_id, "started"))
         self.say(AgentReady(self.claude_session_id, "scripted", "2.1"))
         if not text.startswith("HOLD"):
@@ -75,7 +80,6 @@ class Process:
     def end(self, outcome: Any = "done", error: str | None = None, prompt_ids: tuple[str, ...] | None = None) -> None:
         prompt_id, self.running = self.running, None
         assert prompt_id is not None
-        self.volume.add(prompt_id)
         ids = (prompt_id,) if prompt_ids is None else prompt_ids
         self.say(TurnEnded(outcome, ids, Usage(10, 20), 0.5, error))
 
@@ -88,18 +92,21 @@ class Process:
         self.lost_at = len(self.journal)
         self.die()
 
-    def die(self) -> None:
+    def die(self, ending: str | None = None) -> None:
         """The container is killed."""
-        self.dead = True
+        self.dead, self.ending = True, ending
         self.news.set()
 
 
 class ScriptedAgent:
-    def __init__(self, process: Process, after: int, earlier: Sequence[Batch] = ()) -> None:
+    def __init__(self, process: Process, after: int, host: ScriptedHost) -> None:
         self.process = process
         self.closed = False
+        self.earlier: Sequence[Batch] = ()
+        self.ending: str | None = None
+        self.new_volume = False
         self._after = after
-        self._earlier = earlier
+        self._host = host
 
     @property
     def epoch(self) -> str:
@@ -111,8 +118,6 @@ class ScriptedAgent:
 
     async def events(self) -> AsyncIterator[Batch]:
         process = self.process
-        for batch_before in self._earlier:
-            yield batch_before
         while True:
             while self._after < (len(process.journal) if process.lost_at is None else process.lost_at):
                 self._after += 1
@@ -125,16 +130,26 @@ class ScriptedAgent:
             process.news.clear()
             await process.news.wait()
 
-    async def send(self, prompt_id: str, text: str) -> None:
+    async def forget_earlier(self) -> None:
+        self.earlier = ()
+        self._host.put_aside.pop(self.process.name, None)
+
+    async def send(self, prompt_id: str, text: str, context: Sequence[str] = ()) -> None:
         if self.process.dead:
             raise AgentGone
-        self.process.take(prompt_id, text)
+        self.process.take(prompt_id, text, context)
 
     async def interrupt(self, timeout: float = 10.0) -> None:
         if self.process.dead:
             raise AgentGone
         if self.process.running and not self.process.stubborn:
             self.process.end("interrupted")
+
+    async def terminate(self) -> None:
+        if self.process.dead:
+            raise AgentGone
+        if not self.process.deaf:
+            self.process.exit(143)
 
     async def ack(self, position: Position) -> None:
         if position.epoch == self.process.epoch:
@@ -154,6 +169,7 @@ class ScriptedHost:
         self.gate.set()
         self.on_start: Callable[[Process], None] = lambda process: None
         self.unavailable: Exception | None = None
+        self.put_aside: dict[str, list[Process]] = {}  # whose last words were not stored yet, by worklet
         self._volumes: dict[str, set[str]] = {}
 
     async def open(self, name: str, **wanted: Any) -> ScriptedAgent:
@@ -165,21 +181,42 @@ class ScriptedHost:
         process = self.processes.get(name)
         if process and not process.dead:
             known = position is not None and process.epoch == position.epoch
-            return ScriptedAgent(process, position.seq if known and position else 0)
+            agent = ScriptedAgent(process, position.seq if known and position else 0, self)
+            agent.earlier = [] if known else self._earlier(name, position)
+            return agent
         wanted["on_step"]("waking" if wanted["has_history"] else "starting")
-        earlier = _rest(process, position) if process and position else []
+        new_volume = name not in self._volumes
         volume = self._volumes.setdefault(name, set())
+        if process:
+            self.put_aside.setdefault(name, []).append(process)
+        ending = process.ending if process else None
         process = Process(name, volume, wanted["claude_session_id"], wanted["has_history"])
         self.processes[name] = process
         self.on_start(process)
-        return ScriptedAgent(process, 0, earlier)
+        agent = ScriptedAgent(process, 0, self)
+        agent.earlier, agent.new_volume, agent.ending = self._earlier(name, position), new_volume, ending
+        return agent
 
-    async def close(self, name: str) -> None:
+    def _earlier(self, name: str, position: Position | None) -> list[Batch]:
+        """What lost processes had still written after the position."""
+        found: list[Batch] = []
+        for process in self.put_aside.get(name, []):
+            known = position is not None and process.epoch == position.epoch
+            after = position.seq if position and known else 0
+            lines = [(Position(process.epoch, n), batch) for n, batch in enumerate(process.journal, 1) if n > after]
+            found = lines if known else found + lines
+        return found
+
+    async def close(self, name: str, grace: float = 5.0) -> str | None:
         self.closed.append(name)
         if self.unavailable:
             raise self.unavailable
-        if process := self.processes.get(name):
-            process.die()
+        process = self.processes.get(name)
+        if process is None:
+            return None
+        ending = process.ending
+        process.die(ending)
+        return ending
 
     async def destroy(self, name: str) -> None:
         await self.close(name)
@@ -193,10 +230,3 @@ class ScriptedHost:
             for name, process in self.processes.items()
             if not process.dead
         }
-
-
-def _rest(process: Process, position: Position) -> list[Batch]:
-    """What a lost process had still written after the position."""
-    if process.epoch != position.epoch:
-        return []
-    return [(Position(process.epoch, n), batch) for n, batch in enumerate(process.journal, 1) if n > position.seq]

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import pytest
 from relay_process import TOKEN, order, running_relay
 from waiting import until
 
-from worklets.agent import Agent, read_tail
+from worklets import rundir
+from worklets.agent import Agent, Tail, read_put_aside, read_tail
 from worklets.errors import AgentGone, WorkletStartFailed
 from worklets.events import AgentEvent, AgentExited, Asked, Position, PromptTaken, Retrying, Text
 from worklets.relay.journal import records
+from worklets.runtime import WorkletSpec
 
 
 @pytest.fixture
@@ -182,6 +185,27 @@ async def test_the_exit_ends_the_events(relay: asyncio.subprocess.Process, tmp_p
     await asyncio.wait_for(relay.wait(), 10)
 
 
+async def test_a_process_that_ignores_the_interrupt_is_told_to_end(
+    relay: asyncio.subprocess.Process, tmp_path: Path, agents: list[Agent]
+) -> None:
+    agent = await attach(agents, tmp_path)
+    await agent._link.put("a", order("env"))  # it runs
+    await take(agent, 1)
+    await agent.terminate()
+    batches = [batch async for batch in agent.events()]
+    assert [event for _, events in batches for event in events] == [AgentExited(-signal.SIGTERM, "")]
+
+
+async def test_context_comes_before_the_prompt_in_one_message(
+    relay: asyncio.subprocess.Process, tmp_path: Path, agents: list[Agent]
+) -> None:
+    agent = await attach(agents, tmp_path)
+    await agent.send("u-1", "the prompt", ["first", "second"])
+    (line,) = inputs(tmp_path)
+    assert [block["text"] for block in line["message"]["content"]] == ["first", "second", "the prompt"]
+    assert "shouldQuery" not in line
+
+
 async def test_a_killed_relay_is_told_to_its_last_line_then_gone(
     relay: asyncio.subprocess.Process, tmp_path: Path, agents: list[Agent]
 ) -> None:
@@ -205,7 +229,8 @@ async def test_a_killed_relay_is_told_to_its_last_line_then_gone(
     assert told == [(2, [Text("two")])]
     with pytest.raises(AgentGone):
         await sending
-    assert read_tail(tmp_path / "run", Position(agent.epoch, 1)) == [(Position(agent.epoch, 2), [Text("two")])]
+    tail = read_tail(tmp_path / "run", Position(agent.epoch, 1))
+    assert (tail.batches, tail.exited) == ([(Position(agent.epoch, 2), [Text("two")])], None)
 
 
 async def test_the_tail_of_a_later_process_is_told_from_its_start(
@@ -216,22 +241,36 @@ async def test_the_tail_of_a_later_process_is_told_from_its_start(
     await agent._link.put("b", order("exit 0"))
     assert len(await take(agent, 2)) == 2
     for position in (None, Position("older", 99)):
-        assert read_tail(tmp_path / "run", position) == [(Position(agent.epoch, 1), [Text("one")])]
-    assert read_tail(tmp_path / "nothing here", None) == []
+        tail = read_tail(tmp_path / "run", position)
+        assert tail.batches == [(Position(agent.epoch, 1), [Text("one")])]
+        assert tail.exited == AgentExited(0, "last words\n")
+    assert read_tail(tmp_path / "nothing here", None) == Tail([], None)
 
 
-async def test_an_earlier_tail_is_told_first_and_once(
-    relay: asyncio.subprocess.Process, tmp_path: Path, agents: list[Agent]
-) -> None:
-    earlier = [(Position("old", 5), [Text("before")])]
-    agent = await attach(agents, tmp_path, earlier=earlier)
-    await say(agent, "a", text("now"))
-    told = []
-    for _ in range(2):
-        async for _, events in agent.events():
-            told += events
-            break
-    assert told == [Text("before"), Text("now")]
+def journal(directory: Path, epoch: str, *said: str) -> None:
+    directory.mkdir(parents=True)
+    lines = [f"o {number} {json.dumps(text(one))}\n" for number, one in enumerate(said, 1)]
+    (directory / f"{epoch}-000000000001.log").write_text("".join(lines))
+
+
+def test_journals_that_were_put_aside_are_told_until_they_are_forgotten(tmp_path: Path) -> None:
+    """Flow died twice before it had stored what lost processes had said."""
+    run = rundir.prepare(tmp_path, "w", None)
+    spec = WorkletSpec("w", ("true",), "token")
+    for epoch in ("bb", "aa"):
+        journal(run / "journal", epoch, f"{epoch} one", f"{epoch} two")
+        rundir.write_spec(run, spec, agent=None, cwd="/", home="/", env={})
+    journal(run / "journal", "cc", "cc one")
+
+    def told(position: Position | None) -> list[AgentEvent]:
+        return [event for _, events in read_tail(run, position).batches for event in events]
+
+    assert told(Position("bb", 1)) == [Text("bb two"), Text("aa one"), Text("aa two"), Text("cc one")]
+    assert told(Position("aa", 2)) == [Text("cc one")], "what is older than the position is stored"
+    assert [position for position, _ in read_put_aside(run, Position("aa", 1))] == [Position("aa", 2)]
+    rundir.forget_journals(run)
+    assert told(Position("bb", 1)) == [Text("cc one")]
+    assert read_put_aside(run, None) == []
 
 
 async def test_no_relay_is_a_failed_start(tmp_path: Path, agents: list[Agent]) -> None:

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from websockets.asyncio.server import ServerConnection, unix_serve
 
+from worklets import rundir, sockets
 from worklets.agent import Agent, read_tail
 from worklets.errors import AgentGone
+from worklets.runtime import WorkletSpec
 
 WELCOME = {"type": "welcome", "epoch": "e1", "first": 1, "last": 0, "state": "running", "pending": [], "init": None}
 Talk = Callable[[ServerConnection], Awaitable[None]]
@@ -83,13 +85,13 @@ def test_a_journal_of_a_terabyte_costs_no_memory(run_dir: Path) -> None:
     good = b'o 1 {"type":"assistant","message":{"id":"m","model":"x","content":[{"type":"text","text":"said"}]}}\n'
     (run_dir / "journal/aa-000000000001.log").write_bytes(good)
     os.truncate(run_dir / "journal/aa-000000000001.log", 1 << 40)
-    batches = read_tail(run_dir, None)
+    batches = read_tail(run_dir, None).batches
     assert [str(events) for _, events in batches] == ["[Text(text='said')]"]
 
 
 def test_a_number_with_thousands_of_digits_is_no_record(run_dir: Path) -> None:
     (run_dir / "journal/aa-1.log").write_bytes(b"o " + b"9" * 5000 + b" {}\n")
-    assert read_tail(run_dir, None) == []
+    assert read_tail(run_dir, None).batches == []
 
 
 def test_a_journal_that_is_a_link_to_elsewhere_is_not_read(run_dir: Path, tmp_path: Path) -> None:
@@ -98,4 +100,29 @@ def test_a_journal_that_is_a_link_to_elsewhere_is_not_read(run_dir: Path, tmp_pa
     (elsewhere / "aa-1.log").write_bytes(b'o 1 {"type":"system"}\n')
     (run_dir / "journal").rmdir()
     (run_dir / "journal").symlink_to(elsewhere)
-    assert read_tail(run_dir, None) == []
+    assert read_tail(run_dir, None).batches == []
+
+
+@pytest.mark.parametrize("name", ["spec.json", "relay.sock", "journal", "gateway.sock"])
+@pytest.mark.parametrize("kind", ["directory", "link", "file"])
+def test_nothing_that_the_agent_left_in_the_way_keeps_a_worklet_from_starting(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "kept").write_text("kept")
+    run = rundir.prepare(tmp_path, "w", None)
+    if kind == "directory":
+        (run / name / "deep").mkdir(parents=True)
+        (run / name / "deep" / "out").symlink_to(victim)
+    elif kind == "link":
+        (run / name).symlink_to(victim)
+    else:
+        (run / name).write_text("in the way")
+    for _ in range(2):  # what is put aside the first time is deleted the second
+        rundir.write_spec(run, WorkletSpec("w", ("true",), "t"), agent=None, cwd="/", home="/", env={})
+        sockets.listen(run, "gateway.sock").close()
+    assert json.loads((run / "spec.json").read_text())["command"] == ["true"]
+    rundir.forget_journals(run)
+    assert sorted(path.name for path in run.iterdir()) == ["gateway.sock", "spec.json"]
+    assert (victim / "kept").read_text() == "kept"

@@ -1,0 +1,80 @@
+"""What Claude is told before a prompt: what it has forgotten, and what was said in the thread meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from config.logging import get_logger
+from sessions.link import Link, Shared
+from sessions.recap import recap
+from sessions.types import Aside, Turn, TurnId
+from worklets.events import AgentEvent
+
+log = get_logger(__name__)
+
+_RECAP = 60_000  # characters
+_ASIDES = 30_000  # characters of them all
+_ASIDE = 4_000  # characters of one
+
+
+async def context(shared: Shared, link: Link, turn: Turn) -> list[str]:
+    """Text blocks, the oldest matter first. The same when asked again for the same turn."""
+    blocks = []
+    if link.forgotten and (past := await _past(shared, link, turn)):
+        blocks.append(past)
+    if said := await shared.stored(lambda: shared.store.claim_asides(link.lease, turn)):
+        blocks.append(meanwhile(said))
+    return blocks
+
+
+async def collect_backlog(shared: Shared, link: Link, turn: Turn) -> None:
+    """Has the door store what was said before Flow was called into the thread. Never raises; late is never."""
+    assert shared.backlog is not None
+    try:
+        async with asyncio.timeout(shared.patience.backlog):
+            await shared.backlog(link.session, turn)
+    except Exception as error:  # noqa: BLE001 - the answer matters more than what was said before the question
+        log.warning("what was said in the thread before could not be read", error=repr(error))
+
+
+def wants_backlog(shared: Shared, link: Link, turn: Turn) -> bool:
+    """It is the first turn of a session that was called into a thread which stood already."""
+    is_first = not link.session.has_history and turn.started_at is None
+    return shared.backlog is not None and is_first and link.session.thread.thread_ts not in (None, turn.ts)
+
+
+def meanwhile(said: Sequence[Aside]) -> str:
+    """Pure. The newest are kept when there is too much."""
+    lines: list[str] = []
+    room = _ASIDES
+    for aside in reversed(said):
+        text = aside.text if len(aside.text) <= _ASIDE else aside.text[:_ASIDE] + " […]"
+        line = f"{aside.author}: {text}"
+        room -= len(line)
+        if room < 0:
+            lines.append("[…]")
+            break
+        lines.append(line)
+    told = "\n".join(reversed(lines))
+    return f"[From Flow: said in the thread meanwhile, not to you. It is for you to know, not to answer.\n{told}]"
+
+
+async def _past(shared: Shared, link: Link, turn: Turn) -> str:
+    """The conversation so far, of which nothing is left in the worklet."""
+    turns = [one for one in await shared.stored(lambda: shared.store.turns(turn.session_id)) if one.state.settled]
+    events: dict[TurnId, Sequence[AgentEvent]] = {}
+    size = 0
+    for one in reversed(turns):
+        events[one.id] = [entry.event for entry in await link.entries(one.id)]
+        size += len(one.text) + sum(len(getattr(event, "text", "")) for event in events[one.id])
+        if size > 2 * _RECAP:  # what is older would be left out anyway
+            break
+    parts = [part for part in (link.session.summary, recap(turns, events, _RECAP)) if part]
+    if not parts:
+        return ""
+    head = (
+        "[From Flow: this conversation was put away, and your workspace with it. What was said so far, as it was kept; "
+        "files of that time are gone unless they come from the repository."
+    )
+    return "\n\n".join((head, *parts)) + "]"
