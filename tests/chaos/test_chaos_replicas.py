@@ -77,7 +77,7 @@ async def _strike(storm: Storm, kind: str, proxies: list[Proxy]) -> bool:
     victim = dice.randrange(2)
     program, proxy = (storm.program, *storm.others)[victim], proxies[victim]
     await storm.talk(dice.randint(2, 3))
-    await asyncio.sleep(dice.uniform(0, 2))
+    await asyncio.sleep(dice.uniform(0, 1))
     hit = bool(await storm.law.unfinished())
     away = LEASE * dice.uniform(0.5, 2.5)  # seconds: shorter than its lease, or longer
     if kind == "replica killed":
