@@ -14,7 +14,7 @@ from config.errors import FlowError
 Probe: TypeAlias = Callable[[], Awaitable[Mapping[str, Any]]]
 
 #: The states that count as healthy.
-GOOD = frozenset({"ok", "connected", "running", "disabled"})
+GOOD = frozenset({"ok", "connected", "running", "starting", "disabled"})
 
 
 def health(probes: Mapping[str, Probe]) -> Callable[[web.Request], Awaitable[web.Response]]:

@@ -28,6 +28,7 @@ from worklets.identity import Identity
 _START_SECONDS = 30.0  # a Python process on a busy machine
 _BEAT_SECONDS = 20.0
 _ANSWER_SECONDS = 30.0  # far longer than any answer takes on a busy machine
+_STATE_SECONDS = 2.0  # what whoever asks for the state waits for a start
 _STEADY_SECONDS = 30.0  # a process that lives shorter than this has failed
 _FAILURES = 5  # in a row, and no other process is started
 
@@ -107,11 +108,15 @@ class GatewayClient:
             await self._inner.aclose()
 
     async def state(self) -> dict[str, Any]:
-        """{"state": "ok", "pid", "doors", "running"}: its process and what is open there. Waits for a start.
+        """{"state": "ok", "pid", "doors", "running"}: its process and what is open there; or {"state": "starting"}.
 
         Raises GatewayLost.
         """
-        await self._ready()
+        try:
+            async with asyncio.timeout(_STATE_SECONDS):
+                await self._ready()
+        except TimeoutError:
+            return {"state": "starting"}
         if self._inner is not None:
             return {
                 "state": "ok",

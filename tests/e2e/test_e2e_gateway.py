@@ -27,6 +27,7 @@ async def test_a_killed_program_costs_no_second_request(world: World) -> None:
     ts = await world.slack.post("maya", "general", "@Flow WORDS 40 50\nHOLD away\nSAY the end of it")
     await world.see(ts, "word10 ")
     gateway = holder(world.share_dir)
+    assert gateway
     await world.program.end(signal.SIGKILL)
     await world.model.held("away")
     world.model.release("away")

@@ -115,7 +115,10 @@ async def asking(share_dir: Path, name: str = "w") -> AsyncIterator[aiohttp.Clie
 
 
 async def pid_of(client: GatewayClient) -> int:
-    return int((await client.state())["pid"])
+    async def pid() -> int:
+        return int((await client.state()).get("pid", 0))
+
+    return int(await until(pid, timeout=30))
 
 
 def _connects(directory: Path) -> bool:
