@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from config.logging import get_logger
 from sessions.link import Link, Shared
+from sessions.loss import note
 from sessions.recap import recap
 from sessions.types import Aside, Turn, TurnId
 from worklets.events import AgentEvent
@@ -18,13 +19,18 @@ _ASIDES = 30_000  # characters of them all
 _ASIDE = 4_000  # characters of one
 
 
-async def context(shared: Shared, link: Link, turn: Turn) -> list[str]:
-    """Text blocks, the oldest matter first. The same when asked again for the same turn."""
+async def context(shared: Shared, link: Link, turn: Turn, *, again: bool) -> list[str]:
+    """Text blocks, the oldest matter first. The same when asked again for the same turn.
+
+    `again`: another process was lost over the prompt.
+    """
     blocks = []
     if link.forgotten and (past := await _past(shared, link, turn)):
         blocks.append(past)
     if said := await shared.stored(lambda: shared.store.claim_asides(link.lease, turn)):
         blocks.append(meanwhile(said))
+    if again:
+        blocks.append(note([entry.event for entry in await link.entries(turn.id)]))
     return blocks
 
 

@@ -192,7 +192,7 @@ class Link:
             await agent.close()
 
     async def end(self, grace: float = 5.0) -> str | None:
-        """Lets go and ends the worklet, which has `grace` seconds. What the runtime cannot do now is left to the reaper.
+        """Lets go and ends the worklet within `grace` seconds. What the runtime cannot do now is left to the reaper.
 
         Returns why it had ended already, as the beginning of a sentence. Raises LeaseLost: it is another's then.
         """

@@ -8,12 +8,29 @@ from uuid import UUID, uuid5
 
 from sessions.transcript import Entry
 from sessions.types import TurnId
-from worklets.events import AgentEvent, Restarted, Text, ToolFinished, ToolStarted
+from worklets.errors import AgentGone, WorkletError
+from worklets.events import AgentEvent, AgentExited, Restarted, Text, ToolFinished, ToolStarted
+from worklets.failures import exit_clause
 
 #: Tools that change nothing outside Claude's own notes. Whatever else has run is not run again without asking.
 HARMLESS = frozenset({"Read", "Grep", "Glob", "TaskCreate", "TaskUpdate", "TaskList", "TaskGet"})
 
+GONE = "Claude's container is gone"
+
 _WRITTEN = 30_000  # characters of what Claude had written that it is reminded of
+
+
+class Exited(AgentGone):
+    """The process ended, and its relay saw how."""
+
+    def __init__(self, exited: AgentExited) -> None:
+        super().__init__(exit_clause(exited, None) + ".")
+        self.exited = exited
+
+
+def ending(lost: WorkletError, known: str | None) -> str:
+    """Why the process was lost, as the beginning of a sentence. `known`: what its runtime says."""
+    return exit_clause(lost.exited, known) if isinstance(lost, Exited) else known or str(lost).rstrip(".")
 
 
 def again_id(turn_id: TurnId, epoch: str) -> str:
@@ -35,15 +52,6 @@ def side_effect(events: Sequence[AgentEvent]) -> str | None:
     if running:
         return f"while it ran {_named(running[-1])}"
     return f"after it had run {_named(started[-1])}"
-
-
-def cut_reason(ending: str, effect: str) -> str:
-    """For the people in the thread, who decide how to go on."""
-    return f"{ending} {effect}."
-
-
-def restart_reason(ending: str) -> str:
-    return f"{ending}; a new one goes on."
 
 
 def note(events: Sequence[AgentEvent]) -> str:

@@ -11,6 +11,7 @@ from sessions.types import Turn, TurnId, TurnState
 from worklets.events import AgentEvent, Text, ToolStarted
 
 _SHORT = 400  # characters of a prompt, or of an answer, in an older turn
+_LEFT_OUT = "({} older messages are left out.)"
 _TOOLS = 12  # calls that are named for one turn
 _ENDS = {
     TurnState.FAILED: "(this turn failed: {error})",
@@ -30,17 +31,18 @@ def recap(turns: Sequence[Turn], events: Mapping[TurnId, Sequence[AgentEvent]], 
     for age, turn in enumerate(reversed(told)):
         said = events.get(turn.id, ())
         part = _turn(turn, said, None)
-        if len(part) > room // 2 and age:
+        if age and len(part) > room - limit // 2:  # half of the room is for older turns
             part = _turn(turn, said, _SHORT)
-        left_out = f"({len(told) - age} older messages are left out.)"
-        if len(part) + len(left_out) + 4 > room:
+        older = len(told) - age - 1
+        spare = room - (len(_LEFT_OUT.format(older)) + 4 if older else 0)
+        if len(part) > spare:
             if age:
-                parts.append(left_out)
+                parts.append(_LEFT_OUT.format(older + 1))
                 break
-            part = _shortened(part, room)
+            part = _shortened(part, spare if spare > 0 else room)
         parts.append(part)
         room -= len(part) + 2
-    return "\n\n".join(reversed(parts))
+    return "\n\n".join(reversed(parts))[-limit:]
 
 
 def _turn(turn: Turn, said: Sequence[AgentEvent], most: int | None) -> str:

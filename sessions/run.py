@@ -8,8 +8,8 @@ the caller's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from config.logging import get_logger
 from sessions import loss
@@ -17,15 +17,13 @@ from sessions.context import collect_backlog, context, wants_backlog
 from sessions.events import Preparing, Started, Stopping, WaitingForPlace
 from sessions.inbox import Batch
 from sessions.link import Link, Shared
-from sessions.stopping import Escalation
+from sessions.stopping import Escalation, Stopped, unless
 from sessions.transcript import Entry
 from sessions.types import Cut, Done, Failed, Interrupted, Outcome, SessionState, Turn, TurnId
 from worklets.errors import AgentGone, RuntimeUnavailable, WorkletError
 from worklets.events import AgentEvent, AgentExited, AgentReady, PromptTaken, TurnEnded
-from worklets.failures import exit_clause
 
 log = get_logger(__name__)
-T = TypeVar("T")
 
 _DROPPED = "Claude did not take this message in. Send it again, worded differently."
 _STOPPED_SECONDS = 0.5  # for the result of a prompt that the CLI calls cancelled: it comes first, or not at all
@@ -34,18 +32,6 @@ _HURRY = 1.0  # seconds that a worklet has which is ended because its turn was s
 
 class Settled(Exception):
     """Somebody else has settled the turn: nothing is left to do."""
-
-
-class _Stopped(Exception):
-    """The turn was stopped before the CLI could end it, or the CLI was ended for it."""
-
-
-class _Exited(AgentGone):
-    """The process ended, and its relay saw how."""
-
-    def __init__(self, exited: AgentExited) -> None:
-        super().__init__(exit_clause(exited, None) + ".")
-        self.exited = exited
 
 
 class TurnRun:
@@ -80,7 +66,7 @@ class TurnRun:
         """Raises Settled, LeaseLost, and what nobody expects."""
         try:
             return await self._recorded() or await self._attempts()
-        except _Stopped:
+        except Stopped:
             assert self._stop is not None
             if self._sent or self._opening:  # the CLI would go on with the prompt; a half-open worklet is nobody's
                 await self._keep_preview()
@@ -121,11 +107,11 @@ class TurnRun:
     async def _recover(self, lost: WorkletError) -> None:
         """Makes ready for another try, or raises `lost`; or the turn has its outcome now."""
         if self._stop is not None:
-            raise _Stopped
+            raise Stopped
         self._deadline = None
         ending = await self._link.end()
         if self._sent:
-            self._ending = exit_clause(lost.exited, ending) if isinstance(lost, _Exited) else ending or _clause(lost)
+            self._ending = loss.ending(lost, ending)
         self._sent = self._taken = False
         if self.turn.started_at is not None:
             await self._keep_preview()
@@ -139,17 +125,15 @@ class TurnRun:
         pause, self._tries = pauses[self._tries], self._tries + 1
         log.warning("agent lost; resuming", error=str(lost), attempt=self._tries)
         self._tell(Preparing("resuming"))
-        await self._unless_stopped(asyncio.sleep(pause))
+        await unless(self._stopped, asyncio.sleep(pause))
 
     async def _weigh(self, entries: Sequence[Entry]) -> None:
         """After a loss: sets the outcome when the prompt must not, or not yet again, be given to another process."""
-        ending = self._ending or _GONE
+        ending = self._ending or loss.GONE
         if effect := loss.side_effect([entry.event for entry in entries]):
-            self.outcome = Cut(loss.cut_reason(ending, effect))
+            self.outcome = Cut(f"{ending} {effect}.")
         elif self.turn.attempts >= self._shared.patience.attempts:
-            self.outcome = Failed(
-                f"{ending}, the last of {self.turn.attempts} that tried this message. Word it differently."
-            )
+            self.outcome = Failed(f"{ending}; {self.turn.attempts} were lost with this message. Word it differently.")
 
     # -- the steps ---------------------------------------------------------
 
@@ -161,7 +145,7 @@ class TurnRun:
         await self._link.set_state(SessionState.WAITING)
         if ticket.blocked and not ticket.granted.done():
             self._tell(WaitingForPlace(places.limit))
-        await self._unless_stopped(_wait(ticket.granted))
+        await unless(self._stopped, _wait(ticket.granted))
 
     async def _open(self) -> None:
         if self._link.agent is not None:
@@ -169,7 +153,7 @@ class TurnRun:
         # The row goes on naming the container that was given the last prompt: `_judge` asks for it.
         await self._link.set_state(SessionState.STARTING)
         self._opening = True
-        await self._unless_stopped(self._link.open(self._on_step))
+        await unless(self._stopped, self._link.open(self._on_step))
         assert self._link.agent is not None
         for batch in self._link.agent.earlier:
             await self._take(batch)
@@ -198,12 +182,12 @@ class TurnRun:
         if self.outcome is not None:
             await self._link.end()
             return
-        self._tell(await self._link.restarted(self.turn.id, loss.restart_reason(self._ending or _GONE)))
+        self._tell(await self._link.restarted(self.turn.id, f"{self._ending or loss.GONE}; a new one goes on."))
         self._again = True
 
     async def _begin(self) -> None:
         if self._stopped.is_set():
-            raise _Stopped
+            raise Stopped
         agent = self._link.agent
         assert agent is not None
         first, fresh = self.turn.started_at is None, not self._given
@@ -219,22 +203,15 @@ class TurnRun:
     async def _send(self) -> None:
         agent = self._link.agent
         assert agent is not None
-        known = await self._unless_stopped(self._known())
+        if self._backlog is not None:
+            await unless(self._stopped, asyncio.wait([self._backlog]))
+        known = await unless(self._stopped, context(self._shared, self._link, self.turn, again=self._again))
         prompt_id = loss.again_id(self.turn.id, agent.epoch) if self._again else self.turn.id
         self._sent = True
         try:
-            await self._unless_stopped(agent.send(prompt_id, self.turn.text, known))
+            await unless(self._stopped, agent.send(prompt_id, self.turn.text, known))
         except AgentGone as gone:
             await self._last_words(gone)
-
-    async def _known(self) -> list[str]:
-        """What Claude is told before the prompt."""
-        if self._backlog is not None:
-            await asyncio.wait([self._backlog])
-        blocks = await context(self._shared, self._link, self.turn)
-        if self._again:
-            blocks.append(loss.note([entry.event for entry in await self._link.entries(self.turn.id)]))
-        return blocks
 
     async def _last_words(self, gone: AgentGone) -> None:
         """Why a process is gone stands in what it said last. Raises AgentGone, or returns with an outcome."""
@@ -279,7 +256,7 @@ class TurnRun:
         if self.outcome is not None:
             await self._link.remembered()
         elif exited is not None:
-            raise _Exited(exited)
+            raise loss.Exited(exited)
 
     def _note(self, event: AgentEvent) -> None:
         match event:
@@ -338,22 +315,8 @@ class TurnRun:
         assert self._escalation is not None
         seconds = self._escalation.next()
         if seconds is None:
-            raise _Stopped
+            raise Stopped
         self._set_deadline(seconds, None)
-
-    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of `work`; cancels it and raises _Stopped when the turn is stopped meanwhile."""
-        task = asyncio.create_task(work)
-        stopped = asyncio.create_task(self._stopped.wait())
-        try:
-            await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return task.result()
-            raise _Stopped
-        finally:
-            for one in (task, stopped):
-                one.cancel()
-            await asyncio.wait([task, stopped])
 
     def _tell(self, event: Any) -> None:
         self._shared.tell(self._link.session, self.turn, event)
@@ -362,11 +325,3 @@ class TurnRun:
 async def _wait(future: asyncio.Future[None]) -> None:
     # Whoever stops waiting must not cancel the future: the place may be granted in that very moment.
     await asyncio.shield(future)
-
-
-_GONE = "Claude's container is gone"
-
-
-def _clause(lost: WorkletError) -> str:
-    """The sentence of an error as the beginning of one."""
-    return str(lost).rstrip(".")

@@ -4,13 +4,33 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from config.logging import get_logger
 from sessions.agents import AgentLike
 from sessions.link import Patience
 
 log = get_logger(__name__)
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """The turn was stopped before the CLI could end it, or the CLI was ended for it."""
+
+
+async def unless(stopped: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`; cancels it and raises Stopped when `stopped` is set meanwhile."""
+    task = asyncio.create_task(work)
+    waiting = asyncio.create_task(stopped.wait())
+    try:
+        await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise Stopped
+    finally:
+        for one in (task, waiting):
+            one.cancel()
+        await asyncio.wait([task, waiting])
 
 
 class Escalation:

@@ -25,6 +25,7 @@ from worklets.events import (
     TurnEnded,
     Usage,
 )
+from worklets.link import Refused
 from worklets.runtime import Worklet
 
 Batch = tuple[Position, Sequence[AgentEvent]]
@@ -49,6 +50,9 @@ class Process:
     dead: bool = False
     stubborn: bool = False  # ignores interrupts
     deaf: bool = False  # ignores SIGTERM too
+    mute: bool = False  # takes a prompt without a word
+    crashes: bool = False  # ends when it is given a prompt
+    refuses: bool = False  # has a newer owner
     acked: int = 0
     lost_at: int | None = None  # lines beyond it reach no agent any more
     news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -65,6 +69,10 @@ class Process:
             return self.say(PromptTaken(prompt_id, "completed"))
         self.running = prompt_id
         self.volume.add(prompt_id)
+        if self.crashes:
+            return self.exit(134, "out of memory")
+        if self.mute:
+            return None
         self.say(PromptTaken(prompt_id, "started"))
         self.say(AgentReady(self.claude_session_id, "scripted", "2.1"))
         if not text.startswith("HOLD"):
@@ -91,6 +99,11 @@ class Process:
         """The container is killed and the connection with it: what is written from now on is found in its journal."""
         self.lost_at = len(self.journal)
         self.die()
+
+    def refuse(self) -> None:
+        """Another Flow owns the worklet now."""
+        self.refuses = True
+        self.news.set()
 
     def die(self, ending: str | None = None) -> None:
         """The container is killed."""
@@ -127,6 +140,8 @@ class ScriptedAgent:
                     return
             if process.dead:
                 raise AgentGone
+            if process.refuses:
+                raise Refused
             process.news.clear()
             await process.news.wait()
 
