@@ -64,8 +64,7 @@ def write_spec(run: Path, spec: WorkletSpec, *, agent: int | None, cwd: str, hom
     try:
         _sweep(run)
         _put_journal_aside(run)
-        for name in ("spec.json", "relay.sock"):
-            clear(run / name)
+        clear_start(run)
         ours = agent is None or agent == os.geteuid()
         mode = 0o600 if ours or os.geteuid() == 0 else 0o644
         handle = os.open(run / "spec.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
@@ -76,6 +75,15 @@ def write_spec(run: Path, spec: WorkletSpec, *, agent: int | None, cwd: str, hom
             json.dump(content, file)
     except OSError as e:
         raise _disk(run, e) from e
+
+
+def clear_start(run: Path) -> None:
+    """Takes away what a start leaves until the relay has read it, and the relay until it ends. Raises OSError.
+
+    Either may have been killed before that, and `spec.json` holds secrets.
+    """
+    for name in ("spec.json", "relay.sock"):
+        clear(run / name)
 
 
 def journals(run: Path) -> list[Path]:

@@ -1,6 +1,9 @@
 """The real Claude CLI behind the relay, through gateway and host, against the scripted model."""
 
 import asyncio
+import os
+import signal
+import subprocess
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -32,6 +35,7 @@ from worklets.gateway import Credential, ModelGateway
 from worklets.host import WorkletHost
 from worklets.identity import Identity
 from worklets.local import LocalRuntime
+from worklets.rundir import worklet_dir
 from worklets.runtime import Runtime
 
 KEY = "sk-real-key"
@@ -311,3 +315,17 @@ async def test_a_session_killed_before_its_first_message_starts_anew(host: Workl
     again = await other.open(host)
     assert texts(await other.turn(again, "SAY fresh")) == ["fresh"]
     await again.close()
+
+
+async def test_nothing_of_a_start_is_left_when_the_relay_was_killed(host: WorkletHost, tmp_path: Path) -> None:
+    agent = await Conversation().open(host)
+    await agent.close()
+    run = worklet_dir(tmp_path, NAME) / "run"
+    (run / "spec.json").write_text("{}")  # as if the relay had been killed before it read it
+    found = (await host.running())[NAME]
+    if found.id.isdigit():
+        os.kill(int(found.id), signal.SIGKILL)
+    else:
+        subprocess.run(["docker", "kill", found.id], check=True, capture_output=True)
+    await host.close(NAME)
+    assert [path.name for path in run.iterdir() if path.name in ("spec.json", "relay.sock")] == []
