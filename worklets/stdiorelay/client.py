@@ -223,7 +223,8 @@ class RelayClient:
         seq = self._start if self._epoch is None else self._inbox.read
         ack = None if self._epoch is None else self._inbox.consumed
         await ws.send(text("hello", client=self._id, epoch=self._epoch, seq=seq, ack=ack))
-        welcome = json.loads(await asyncio.wait_for(ws.recv(), _WELCOME_SECONDS))
+        async with asyncio.timeout(_WELCOME_SECONDS):
+            welcome = json.loads(await ws.recv())
         if self._epoch is None:
             self._epoch = str(welcome["epoch"])
             self._inbox.begin(int(welcome["seq"]))
@@ -253,8 +254,10 @@ class RelayClient:
     async def _acknowledge(self, ws: ClientConnection) -> None:
         while True:
             await self._inbox.moved.wait()
+            # Not `wait_for`: Python 3.11's can swallow a cancellation.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._inbox.much.wait(), _ACK_SECONDS)
+                async with asyncio.timeout(_ACK_SECONDS):
+                    await self._inbox.much.wait()
             await self._send_ack(ws, self._inbox.consumed)
 
     async def _send_ack(self, ws: ClientConnection, number: int) -> None:

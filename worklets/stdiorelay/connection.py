@@ -40,7 +40,8 @@ class Hello:
 async def greeted(ws: ServerConnection) -> Hello | None:
     """The client's first frame; None when the connection was closed because it is none."""
     try:
-        frame = json.loads(await asyncio.wait_for(ws.recv(), _HELLO_SECONDS))
+        async with asyncio.timeout(_HELLO_SECONDS):
+            frame = json.loads(await ws.recv())
         hello = Hello(str(frame["client"]), frame.get("epoch"), frame.get("seq", "start"), frame.get("ack"))
         if frame["type"] != "hello" or not 0 < len(hello.client) <= 200:
             raise ValueError(frame)

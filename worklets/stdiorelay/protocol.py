@@ -86,8 +86,8 @@ def pack_input(number: int, line: bytes) -> bytes:
 
 def unpack_input(frame: bytes) -> tuple[int, bytes]:
     """Raises ValueError, also when it is not one line."""
-    head, _, line = frame.partition(b"\n")
-    if b"\n" in line:
+    head, newline, line = frame.partition(b"\n")
+    if not newline or b"\n" in line:
         raise ValueError("an input is one line")
     return int(head), line
 

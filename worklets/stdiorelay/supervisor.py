@@ -77,7 +77,8 @@ class Supervisor:
             return False
         self._say(f"the process ended with {self.code} and starts again in {again:.1f} s")
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopped.wait(), again)
+            async with asyncio.timeout(again):
+                await self._stopped.wait()
         if self._stopped.is_set():
             return await self._told(None, stderr)
         return True
