@@ -15,7 +15,7 @@ from bot.listing import BUSY, sessions_blocks, title
 from bot.parts import Block, fallback, section
 from bot.refusals import refusal
 from config.logging import get_logger
-from sessions.types import Session, ThreadId, Turn, TurnId, TurnState
+from sessions.types import Session, ThreadId, Turn, TurnId
 
 log = get_logger(__name__)
 
@@ -69,13 +69,13 @@ async def _stop_turn(door: Door, turn_id: TurnId, user_id: str, respond: Respond
 
 
 async def _end(door: Door, turn: Turn, user_id: str) -> bool:
-    """This turn and no other. False: it is over."""
-    if turn.state.settled:
-        return False
-    others = [other for other in await door.sessions.turns(turn.session_id) if other.id != turn.id]
-    if any(other.state is TurnState.RUNNING for other in others):
-        return await door.sessions.withdraw(turn.id, user_id)
-    return await door.sessions.interrupt(turn.session_id, user_id) or await door.sessions.withdraw(turn.id, user_id)
+    """This turn and no other, whether it runs or waits, or begins in this moment. False: it is over."""
+    sessions = door.sessions
+    return (
+        await sessions.interrupt(turn.session_id, user_id, only=turn.id)
+        or await sessions.withdraw(turn.id, user_id)
+        or await sessions.interrupt(turn.session_id, user_id, only=turn.id)
+    )
 
 
 # ---- the word ----------------------------------------------------------------------------------------------------

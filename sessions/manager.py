@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import Literal, Protocol, Self, TypeAlias
 
@@ -222,12 +223,15 @@ class Sessions:
         elif not self._draining:
             self._start(session_id)
 
-    async def interrupt(self, session_id: SessionId, by: str | None) -> bool:
-        """Ends the current turn; waiting ones follow. False: there is none. Returns before the turn is settled."""
+    async def interrupt(self, session_id: SessionId, by: str | None, only: TurnId | None = None) -> bool:
+        """Ends the current turn, `only` this one; waiting ones follow. False: there is none, or it is another.
+
+        Returns before the turn is settled.
+        """
         live = self._live.get(session_id)
-        if live is not None and live.interrupt(by):
-            return True
-        if self._holdings.exclusive or not await self.store.edits.ask_stop(session_id, by or ""):
+        if live is not None and live.turn is not None:
+            return (only is None or live.turn.id == only) and live.interrupt(by)
+        if self._holdings.exclusive or not await self.store.edits.ask_stop(session_id, by or "", only):
             return False
         await self._ring_all(session_id)
         return True
@@ -301,6 +305,10 @@ class Sessions:
     ) -> list[Session]:
         """Newest first."""
         return await self.store.list(user_id=user_id, states=states, limit=limit)
+
+    async def recent(self, since: datetime, limit: int) -> list_[Session]:
+        """Those that are awake or were active since then, the latest first."""
+        return await self.store.recent(since, limit)
 
     async def turns(self, session_id: SessionId) -> list_[Turn]:
         return await self.store.turns(session_id)

@@ -19,7 +19,7 @@ from sessions.db import Connection, Database
 from sessions.edits import Edits, overtaken
 from sessions.errors import SessionError, SessionNotFound
 from sessions.leases import Lease, Leases, mine
-from sessions.tables import IDLE, LIVE, OPEN, UNDELIVERED, session_of, sessions, turn_of, turns
+from sessions.tables import ASLEEP, IDLE, LIVE, OPEN, UNDELIVERED, session_of, sessions, turn_of, turns
 from sessions.types import (
     Aside,
     Cut,
@@ -310,6 +310,13 @@ class Store:
     async def live(self) -> list_[Session]:
         """Those that have a worklet or wait for one."""
         return await self._sessions(sa.select(sessions).where(LIVE).order_by(sessions.c.created_at))
+
+    async def recent(self, since: datetime, limit: int) -> list_[Session]:
+        """Those that are awake or were active since then, the latest first."""
+        latest = sa.select(sessions).where(sessions.c.last_activity_at >= since)
+        latest = latest.order_by(sessions.c.last_activity_at.desc()).limit(limit)
+        found = {one.id: one for state in (LIVE, ASLEEP) for one in await self._sessions(latest.where(state))}
+        return sorted(found.values(), key=lambda one: one.last_activity_at, reverse=True)[:limit]
 
     async def idle_since(self, before: datetime, limit: int = 100) -> list_[Session]:
         """Idle sessions without activity since `before` and without open turns; the longest idle first."""

@@ -311,6 +311,19 @@ async def test_idle_sessions_are_found_by_their_last_activity(store: Store, cloc
         assert await store.with_work("another") == [], "it is held"
 
 
+async def test_the_latest_sessions_first(store: Store, clock: Clock) -> None:
+    made = []
+    for number in range(4):
+        made.append(await submit(store, f"cmd:{number}", thread=ThreadId("T1", "C1", None)))
+        lease = await acquire(store, made[-1].session.id)
+        state = SessionState.IDLE if number % 2 else SessionState.ASLEEP
+        await store.settle(lease, made[-1].turn.id, Done(), state=state, container_id=None)
+        clock.now += timedelta(minutes=10)
+    found = await store.recent(clock.now - timedelta(minutes=30), 10)
+    assert [one.id for one in found] == [one.session.id for one in (made[3], made[2], made[1])]
+    assert await store.recent(clock.now - timedelta(minutes=30), 2) == found[:2]
+
+
 async def test_live_ones_and_those_of_a_person(store: Store) -> None:
     mine = await submit(store, "cmd:1", thread=ThreadId("T1", "C1", None))
     other = await submit(store, "cmd:2", thread=ThreadId("T1", "C1", None), user_id="U2")
@@ -366,8 +379,10 @@ async def test_frequent_questions_use_their_indexes(store: Store, db: Database) 
     await store.idle_since(datetime.now(UTC))
     await store.with_work()
     await store.undelivered(SessionId("x"))
+    await store.recent(datetime.now(UTC), 50)
     sa.event.remove(db.engine.sync_engine, "before_cursor_execute", note)
     indexes = ["ix_turns_open", "ix_sessions_live", "ix_sessions_idle", *["ix_turns_undelivered"] * 2]
+    indexes += ["ix_sessions_live", "ix_sessions_asleep"]
     for statement, index in zip(asked, indexes, strict=True):
         assert index in await _plan(db, statement), statement
 

@@ -134,10 +134,11 @@ async def test_only_a_waiting_turn_is_taken_back_or_hurried(store: Store) -> Non
 
 async def test_whoever_runs_the_turn_finds_that_its_end_is_asked(store: Store) -> None:
     one = await submit(store, "1700000001.000000")
-    await submit(store, "1700000002.000000")
+    two = await submit(store, "1700000002.000000")
     await begin(store, one)
+    assert not await store.edits.ask_stop(one.session.id, "U2", only=two.turn.id)
     assert await store.edits.stop_asked(one.turn.id) is None
-    assert await store.edits.ask_stop(one.session.id, "U3")
+    assert await store.edits.ask_stop(one.session.id, "U3", only=one.turn.id)
     assert await store.edits.stop_asked(one.turn.id) == "U3"
 
 

@@ -114,14 +114,14 @@ async def test_a_stop_button_of_an_ended_turn_ends_nothing_else(flow: Flow) -> N
     await flow.shows("#general", ts, "tokens in")
     await flow.slack.post("maya", "#general", "HOLD two", thread_ts=ts)
     process = await flow.process("HOLD two")
-    await flow.slack.click("maya", await with_buttons(flow, old), "stop_turn")
+    await flow.slack.click("maya", with_buttons(flow, old), "stop_turn")
     await until(lambda: told(flow, "maya", "ended already"))
     process.answer("untouched")
     await flow.shows("#general", ts, "untouched")
     assert not any("Stopped" in text for text in flow.thread("#general", ts))
 
 
-async def with_buttons(flow: Flow, old: dict[str, Any]) -> str:
+def with_buttons(flow: Flow, old: dict[str, Any]) -> str:
     """Somebody's client is behind: the message still has the buttons that it had."""
     flow.slack.record(old["ts"]).body["blocks"] = old["blocks"]
     return str(old["ts"])
@@ -248,6 +248,31 @@ async def test_a_mark_of_a_dead_process_is_taken_away(start: Start, slack: Slack
         await until(lambda: not marked(slack, reply))
 
 
+@pytest.mark.parametrize("trouble", [{"status": 429, "retry_after": 1}, {"status": 503}, {"error": "internal_error"}])
+async def test_a_mark_outlasts_slacks_troubles(flow: Flow, trouble: dict[str, Any]) -> None:
+    ts = await at_work(flow)
+    flow.slack.faults.fail("reactions.add", **trouble)
+    reply = await flow.slack.post("jonas", "#general", "HOLD next", thread_ts=ts)
+    await until(lambda: marked(flow.slack, reply))
+    flow.slack.faults.fail("reactions.remove", **trouble)
+    (await flow.process("HOLD on")).end()
+    await until(lambda: not marked(flow.slack, reply))
+
+
+async def test_a_mark_that_slack_refuses_is_let_be(flow: Flow) -> None:
+    ts = await at_work(flow)
+    flow.slack.faults.fail("reactions.add", error="too_many_reactions")
+    await flow.slack.post("jonas", "#general", "next", thread_ts=ts)
+
+    def tried() -> int:
+        return sum(call.method == "reactions.add" for call in flow.slack.calls)
+
+    await until(tried)
+    (await flow.process("HOLD on")).end()
+    await until(lambda: sum("tokens in" in text for text in flow.thread("#general", ts)) == 2)
+    assert tried() == 1
+
+
 async def test_now_interrupts_and_goes_next(flow: Flow) -> None:
     ts = await at_work(flow)
     await flow.slack.post("maya", "#general", "later", thread_ts=ts)
@@ -261,7 +286,7 @@ async def test_now_interrupts_and_goes_next(flow: Flow) -> None:
     await flow.shows("#general", ts, "Stopped by @jonas", "half a thought")
     (await flow.process("HOLD urgent")).answer("urgent done")
     await flow.shows("#general", ts, "urgent done", "later")
-    stale = await with_buttons(flow, waiting)
+    stale = with_buttons(flow, waiting)
     await flow.slack.click("jonas", stale, "now")
     await until(lambda: told(flow, "jonas", "does not wait any more"))
 
@@ -417,7 +442,7 @@ async def test_a_cut_turn_asks_once_in_a_message_of_its_own(cut: tuple[Flow, str
     assert buttons(message(flow, ts, "The container was lost")) == []
     (await flow.process("HOLD the line")).answer("Again.")
     await flow.shows("#general", ts, "Again.", "tokens in")
-    await flow.slack.click("maya", await with_buttons(flow, question), "cut_continue")
+    await flow.slack.click("maya", with_buttons(flow, question), "cut_continue")
     await until(lambda: told(flow, "maya", "@jonas was quicker"))
     await flow.shows("#general", ts, "@jonas decided how to go on")
     assert len(await states(flow)) == 2
