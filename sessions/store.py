@@ -313,9 +313,10 @@ class Store:
 
     async def recent(self, since: datetime, limit: int) -> list_[Session]:
         """Those that are awake or were active since then, the latest first."""
-        latest = sa.select(sessions).where(sessions.c.last_activity_at >= since)
-        latest = latest.order_by(sessions.c.last_activity_at.desc()).limit(limit)
-        found = {one.id: one for state in (LIVE, ASLEEP) for one in await self._sessions(latest.where(state))}
+        latest = sa.select(sessions).order_by(sessions.c.last_activity_at.desc()).limit(limit)
+        awake = await self._sessions(latest.where(LIVE))
+        asleep = await self._sessions(latest.where(ASLEEP, sessions.c.last_activity_at >= since))
+        found = {one.id: one for one in (*awake, *asleep)}
         return sorted(found.values(), key=lambda one: one.last_activity_at, reverse=True)[:limit]
 
     async def idle_since(self, before: datetime, limit: int = 100) -> list_[Session]:
