@@ -34,7 +34,10 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
 
 
 def register(_app: AsyncApp, door: Door) -> None:
-    door.when_connected(CatchUp(door, Reader(door.client)).start)
+    catch_up = CatchUp(door, Reader(door.client))
+    door.when_connected(catch_up.start)
+    # What could not be stored was not acknowledged; Slack sends it again three times, within six minutes.
+    door.sessions.store.db.outage.when_over(catch_up.start)
 
 
 class _Later(Exception):

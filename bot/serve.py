@@ -115,7 +115,7 @@ async def _doors(settings: Settings, core: Core, me: Identity | None) -> AsyncIt
             slack = await stack.enter_async_context(opening)
             stack.push_async_callback(_flush, slack)
         await reaper.recover()
-        stack.push_async_callback(reaper.resign)
+        stack.push_async_callback(reaper.close)
         scheduler = schedule(reaper, interval)
         stack.callback(scheduler.shutdown, wait=False)
         stack.push_async_callback(core.sessions.drain, settings.sessions.grace)

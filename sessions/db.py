@@ -25,7 +25,7 @@ from sessions import sqlite
 from sessions.dsn import Dsn, parse_dsn
 from sessions.engines import create_engine
 from sessions.errors import StoreBusy, StoreUnavailable
-from sessions.outage import Outage, is_locked, translated
+from sessions.outage import Outage, hindrance, is_locked, translated
 
 log = get_logger(__name__)
 
@@ -71,6 +71,7 @@ class Database:
         )
         self._lock_file = lock
         self._writers = sqlite.Writers() if self.sqlite else None
+        self._hindrance = ""  # what the writer whose turn it is waits for
         self._abandoned: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
@@ -124,9 +125,11 @@ class Database:
                     opening = self._connection(deadline, flow_writes=True)
                     connection = await stack.enter_async_context(opening)
                 except sa.exc.OperationalError as error:
+                    self._hindrance = hindrance(error, self.dsn) or ""
                     if not is_locked(error) or _now() >= deadline:
                         raise
                 else:
+                    self._hindrance = ""
                     yield connection
                     return
 
@@ -138,7 +141,8 @@ class Database:
                 async with asyncio.timeout_at(deadline):
                     await stack.enter_async_context(self._writers.turn(fast=fast))
             except TimeoutError:
-                raise StoreUnavailable(f"The database is too slow: writes wait for each other. ({self.dsn})") from None
+                why = self._hindrance or "The database is too slow: writes wait for each other."
+                raise StoreUnavailable(f"{why} ({self.dsn})") from None
             yield
 
     @contextlib.asynccontextmanager

@@ -25,21 +25,31 @@ class Outage:
         self.sentence = ""  # what is wrong; empty while the database serves
         self._clock = clock
         self._since = 0.0
+        self._news = True
         self._said: dict[str, float] = {}  # when each sentence was last logged
+        self._when_over: list[Callable[[], None]] = []
+
+    def when_over(self, callback: Callable[[], None]) -> None:
+        """Called on the event loop when the database serves again."""
+        self._when_over.append(callback)
 
     def failed(self, sentence: str) -> None:
         now = self._clock()
         if not self.sentence:
             self._since = now
-            news = now - self._said.get(sentence, -_AGAIN) >= _AGAIN
-            (log.warning if news else log.debug)("the database does not serve", error=sentence)
+            self._news = now - self._said.get(sentence, -_AGAIN) >= _AGAIN
+            (log.warning if self._news else log.debug)("the database does not serve", error=sentence)
             self._said = {sentence: now}
         self.sentence = sentence
 
     def served(self) -> None:
-        if self.sentence:
-            self.sentence = ""
-            log.info("the database serves again", seconds=round(self._clock() - self._since, 1))
+        if not self.sentence:
+            return
+        self.sentence = ""
+        seconds = round(self._clock() - self._since, 1)
+        (log.info if self._news else log.debug)("the database serves again", seconds=seconds)
+        for callback in self._when_over:
+            callback()
 
 
 @contextlib.contextmanager
@@ -50,7 +60,7 @@ def translated(dsn: Dsn) -> Iterator[None]:
     except sa.exc.IntegrityError:
         raise
     except (sa.exc.DBAPIError, sa.exc.TimeoutError, sqlite3.Error, OSError) as error:
-        if (sentence := _sentence(error, dsn)) is None:
+        if (sentence := hindrance(error, dsn)) is None:
             raise
         raise StoreUnavailable(f"{sentence} ({dsn})") from error
     except Exception as error:
@@ -88,8 +98,8 @@ _SQLSTATES = {
 }
 
 
-def _sentence(error: Exception, dsn: Dsn) -> str | None:
-    """None: an error in our own SQL."""
+def hindrance(error: Exception, dsn: Dsn) -> str | None:
+    """What is wrong with the database, as a sentence. None: an error in our own SQL."""
     if isinstance(error, sa.exc.TimeoutError):
         return "All database connections are busy."
     if dsn.path is not None:

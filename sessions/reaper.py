@@ -57,6 +57,7 @@ class Reaper:
         self._retention = retention
         self._clock = clock
         self._sweeping = asyncio.Lock()
+        self._pass: asyncio.Task[None] | None = None
         self._troubles: dict[str, str] = {}  # by part: why it could not be done last time
 
     async def recover(self) -> None:
@@ -75,8 +76,16 @@ class Reaper:
             await self._each(self._look_after, self._take_over, self._ring, self._put_to_sleep, self._lead)
             self.last_sweep = self._clock()
 
-    async def resign(self) -> None:
-        """At the end: another process may lead at once."""
+    async def ring(self) -> None:
+        """A `sweep` begins now, unless one is under way; returns at once."""
+        if self._pass is None or self._pass.done():
+            self._pass = asyncio.create_task(self.sweep(), name="reaper")
+
+    async def close(self) -> None:
+        """Cuts a pass off that is under way. Another process may lead at once."""
+        if self._pass is not None:
+            self._pass.cancel()
+            await asyncio.wait([self._pass])
         try:
             await self._leader.resign()
         except StoreUnavailable as error:
@@ -92,6 +101,10 @@ class Reaper:
                 # The database itself says so once, and other trouble is no news when it lasts.
                 known = isinstance(error, StoreUnavailable) or self._troubles.get(name) == trouble
                 (log.debug if known else log.warning)("the reaper could not do its part", part=name, error=trouble)
+            except Exception as error:
+                trouble = repr(error)
+                if self._troubles.get(name) != trouble:
+                    log.exception("a part of the reaper failed", part=name)
             self._troubles[name] = trouble
 
     # -- what each process does ---------------------------------------------------------
@@ -173,15 +186,15 @@ class Reaper:
 
 
 def schedule(reaper: Reaper, interval: timedelta = timedelta(seconds=30)) -> AsyncIOScheduler:
-    """A started scheduler that rings the reaper on the running loop; the caller shuts it down.
+    """A started scheduler that rings the reaper on the running loop; the caller shuts it down, then closes the reaper.
 
-    Late or doubled rings become one, and a pass that takes long is not joined by another.
+    Late or doubled rings become one.
     """
     from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
     scheduler = AsyncIOScheduler(timezone="UTC")
     scheduler.add_job(
-        reaper.sweep,
+        reaper.ring,
         "interval",
         seconds=interval.total_seconds(),
         next_run_time=datetime.now(UTC),

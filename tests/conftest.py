@@ -6,6 +6,7 @@ import functools
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,11 +39,22 @@ def has_node() -> str | None:
     return None if shutil.which("npm") else "no Node.js with npm"
 
 
+@functools.cache
+def has_tmpfs() -> str | None:
+    """A file system that can be filled up without harm."""
+    with tempfile.TemporaryDirectory() as at:
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", at], capture_output=True)
+        if done.returncode == 0:
+            subprocess.run(["umount", at], check=True)
+    return None if done.returncode == 0 else "no right to mount a tmpfs (root has it)"
+
+
 PARTS: dict[str, Callable[[], str | None]] = {
     "docker": has_docker,
     "postgres": has_postgres,
     "chromium": has_chromium,
     "node": has_node,
+    "tmpfs": has_tmpfs,
 }
 
 _missing: dict[str, tuple[str, int]] = {}

@@ -40,6 +40,83 @@ def _unprivileged() -> dict[str, Any]:
     return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
 
 
+class Cluster:
+    """A cluster of its own, which can be stopped and started again. `address` is without a database."""
+
+    def __init__(self, **settings: str) -> None:
+        """`settings` of the server, beside our own."""
+        found = programs()
+        assert found is not None
+        self._programs = found
+        self._settings = settings
+        self._account = _unprivileged()
+        self._home = Path(tempfile.mkdtemp(prefix="flow-postgres-"))
+        if self._account:
+            os.chown(self._home, self._account["user"], self._account["group"])
+        self._port = _free_port()
+        self._server: subprocess.Popen[bytes] | None = None
+        self.address = f"postgresql://flow@127.0.0.1:{self._port}"
+
+    def make(self) -> None:
+        subprocess.run(
+            [self._programs / "initdb", "-D", self._home / "data",
+             "-U", "flow", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],
+            check=True, capture_output=True, cwd=self._home, **self._account,
+        )  # fmt: skip
+
+    async def start(self) -> None:
+        """Returns when it answers."""
+        own = {"listen_addresses": "127.0.0.1", "port": self._port, "unix_socket_directories": "", "fsync": "off"}
+        options = [word for name, value in {**own, **self._settings}.items() for word in ("-c", f"{name}={value}")]
+        with (self._home / "log").open("ab") as output:
+            self._server = subprocess.Popen(
+                [self._programs / "postgres", "-D", self._home / "data", *options],
+                stdout=output, stderr=output, cwd=self._home, **self._account,
+            )  # fmt: skip
+        async with asyncio.timeout(30):
+            while True:
+                assert self._server.poll() is None, (self._home / "log").read_text()
+                try:
+                    connection = await asyncpg.connect(f"{self.address}/postgres")
+                except (OSError, asyncpg.CannotConnectNowError):
+                    await asyncio.sleep(0.05)
+                else:
+                    return await connection.close()
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """SIGINT is "fast": cuts connections off; SIGQUIT "immediate": like a crash."""
+        assert self._server
+        self._server.send_signal(how)
+        self._server.wait(timeout=20)
+
+    def remove(self) -> None:
+        if self._server is not None and self._server.poll() is None:
+            self.stop()
+        shutil.rmtree(self._home, ignore_errors=True)
+
+    async def make_database(self) -> str:
+        """The DSN of an empty one."""
+        name = f"test_{secrets.token_hex(6)}"
+        connection = await asyncpg.connect(f"{self.address}/postgres")
+        try:
+            await connection.execute(f"create database {name}")
+        finally:
+            await connection.close()
+        return f"{self.address}/{name}"
+
+
+@contextlib.contextmanager
+def cluster(**settings: str) -> Iterator[str]:
+    """Like `postgres_server`; the benchmarks use it too."""
+    running = Cluster(**settings)
+    try:
+        running.make()
+        asyncio.run(running.start())
+        yield running.address
+    finally:
+        running.remove()
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """The address of a running cluster, without a database: "postgresql://flow@127.0.0.1:<port>"."""
@@ -47,48 +124,6 @@ def postgres_server() -> Iterator[str]:
         pytest.skip("PostgreSQL's server programs are missing: make provision")
     with cluster() as address:
         yield address
-
-
-@contextlib.contextmanager
-def cluster(**changes: str) -> Iterator[str]:
-    """Like `postgres_server`; the benchmarks use it too. `changes`: settings of the server."""
-    found = programs()
-    assert found is not None
-    account = _unprivileged()
-    home = Path(tempfile.mkdtemp(prefix="flow-postgres-"))
-    if account:
-        os.chown(home, account["user"], account["group"])
-    port, data = _free_port(), home / "data"
-    subprocess.run(
-        [found / "initdb", "-D", data, "-U", "flow", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],
-        check=True, capture_output=True, cwd=home, **account,
-    )  # fmt: skip
-    settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off", **changes}
-    options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-    with (home / "log").open("wb") as output:
-        server = subprocess.Popen(
-            [found / "postgres", "-D", data, *options], stdout=output, stderr=output, cwd=home, **account
-        )
-    try:
-        address = f"postgresql://flow@127.0.0.1:{port}"
-        asyncio.run(_ready(server, address, home / "log"))
-        yield address
-    finally:
-        server.send_signal(signal.SIGINT)  # "fast": cuts connections off
-        server.wait(timeout=20)
-        shutil.rmtree(home, ignore_errors=True)
-
-
-async def _ready(server: subprocess.Popen[bytes], address: str, output: Path) -> None:
-    async with asyncio.timeout(30):
-        while True:
-            assert server.poll() is None, output.read_text()
-            try:
-                connection = await asyncpg.connect(f"{address}/postgres")
-            except (OSError, asyncpg.CannotConnectNowError):
-                await asyncio.sleep(0.05)
-            else:
-                return await connection.close()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -239,12 +239,14 @@ class Storm:
 
 
 @asynccontextmanager
-async def open_storm(runtime: str, seed: str, tmp_path: Path, **env: str) -> AsyncIterator[Storm]:
+async def open_storm(
+    runtime: str, seed: str, tmp_path: Path, *, retry_delays: Sequence[float] = (0, 1, 2, 4, 8), **env: str
+) -> AsyncIterator[Storm]:
     """A world with nothing in it; the program does not run yet. What it leaves behind is removed at the end."""
     share_dir, tmp = tmp_path / "data", tmp_path / "tmp"
     tmp.mkdir(parents=True)
     async with (
-        SlackSimulator(manifest=ROOT / "manifest.yml", retry_delays=(0, 1, 2, 4, 8), limit_scale=4) as slack,
+        SlackSimulator(manifest=ROOT / "manifest.yml", retry_delays=retry_delays, limit_scale=4) as slack,
         ScriptedModel(api_key=API_KEY) as model,
     ):
         environment = {

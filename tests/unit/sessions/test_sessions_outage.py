@@ -110,7 +110,10 @@ async def test_a_write_that_is_cancelled_while_it_waits_leaves_nothing_behind(pa
 
 def test_an_outage_is_logged_once_and_its_end_once() -> None:
     now = [0.0]
-    outage = Outage(lambda: now[0])
+    outage, over = Outage(lambda: now[0]), list[float]()
+    outage.when_over(lambda: over.append(now[0]))
+    outage.served()
+    assert over == []
     with capture_logs() as logs:
         for _ in range(100):
             outage.failed("The disk is full.")
@@ -120,10 +123,13 @@ def test_an_outage_is_logged_once_and_its_end_once() -> None:
         for _ in range(5):  # a disk with room for a word now and then
             outage.failed("The disk is full.")
             outage.served()
-    told = [(entry["log_level"], entry["event"]) for entry in logs if entry["log_level"] != "debug"]
+    assert logs[0]["log_level"] == "warning"
+    logs = [entry for entry in logs if entry["log_level"] != "debug"]
+    told = [(entry["log_level"], entry["event"]) for entry in logs]
     assert told[:2] == [("warning", "the database does not serve"), ("info", "the database serves again")]
     assert [level for level, _ in told].count("warning") == 1
     assert logs[1]["seconds"] == 42.0
+    assert over == [42.0] * 6, "whoever has to catch up hears of each end"
     assert outage.sentence == ""
 
 

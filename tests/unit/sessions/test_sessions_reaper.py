@@ -164,6 +164,40 @@ async def test_the_scheduler_only_rings(heart: Heart) -> None:
         assert (job.coalesce, job.max_instances) == (True, 1)
     finally:
         scheduler.shutdown(wait=False)
+        await heart.reaper.close()
+
+
+async def test_a_ring_during_a_pass_begins_no_other_and_the_end_cuts_it_off(heart: Heart) -> None:
+    running, asked, stuck = heart.host.running, 0, asyncio.Event()
+
+    async def hangs() -> Any:
+        nonlocal asked
+        asked += 1
+        await stuck.wait()
+        return await running()
+
+    heart.host.running = hangs  # type: ignore[method-assign]
+    await heart.reaper.ring()
+    await until(lambda: asked == 1)
+    await heart.reaper.ring()
+    await asyncio.sleep(0)
+    assert asked == 1
+    await heart.reaper.close()
+    heart.host.running = running  # type: ignore[method-assign]
+    await heart.reaper.ring()
+    await until(lambda: heart.reaper.last_sweep)
+    await heart.reaper.close()
+
+
+async def test_a_part_that_fails_does_not_stop_the_rest_of_the_pass(heart: Heart) -> None:
+    async def broken() -> Any:
+        raise ValueError("an answer that nobody understands")
+
+    heart.host.running = broken  # type: ignore[method-assign]
+    stored = await heart.sessions.store.submit(_prompt())
+    assert stored
+    await heart.reaper.sweep()
+    assert await heart.settled(stored.submitted.turn.id) == Done()
 
 
 def _prompt() -> Any:
