@@ -6,7 +6,9 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 from certificates import make_certificate
 from cutting import cutting
@@ -33,6 +35,11 @@ async def test_lines_go_there_and_back_through_both_commands() -> None:
         code, out, _ = await echo(url, lines)
         assert out == lines + b"\n"
         assert code == 0
+
+
+async def health(url: str) -> dict[str, Any]:
+    async with aiohttp.ClientSession() as http, http.get(url.replace("ws", "http", 1) + "health") as answer:
+        return dict(await answer.json())
 
 
 async def echo(url: str, lines: bytes) -> tuple[int, bytes, str]:
@@ -70,14 +77,15 @@ async def test_sigterm_ends_the_command_and_then_the_relay() -> None:
 
 async def test_sigterm_of_connect_says_goodbye() -> None:
     async with relay("--", "cat") as (_, url):
-        async with RelayClient(url, TOKEN) as watching, program("connect", url) as it:
-            await watching.send("hello")
+        async with program("connect", url) as it:
             assert it.process.stdout is not None
             assert it.process.stdin is not None
-            it.process.stdin.write(b"there\n")
+            it.process.stdin.write(b"hello\n")
             await it.process.stdout.readline()
             it.process.send_signal(signal.SIGTERM)
             assert await it.ends() == 143
+        known = await health(url)
+        assert (known["readers"], known["readers_away"]) == (0, 0)
 
 
 async def test_a_token_is_made_and_printed_where_none_is_given(tmp_path: Path) -> None:
@@ -152,26 +160,29 @@ async def test_a_taken_port_is_told_and_the_command_not_started(tmp_path: Path) 
 
 
 async def test_connect_carries_on_after_a_cut_and_fails_fast_where_that_is_wanted() -> None:
-    async with relay("--", "cat") as (_, url), cutting(url) as proxy:
-        async with program("connect", proxy.url, "--fail-fast") as it:
-            stdin, stdout = it.process.stdin, it.process.stdout
-            assert stdin is not None
-            assert stdout is not None
-            stdin.write(b"before\n")
-            assert await stdout.readline() == b"before\n"
-            proxy.open = False
-            proxy.cut()
-            await it.finds("(Trying again)")
-            stdin.write(b'{"jsonrpc": "2.0", "id": 5, "method": "tools/list"}\n')
-            answer = json.loads(await asyncio.wait_for(stdout.readline(), 20))
-            assert answer["id"] == 5
-            assert answer["error"]["data"]["success"] is False
-            assert answer["error"]["data"]["code"] == "CONNECTION_REFUSED"
-            assert answer["error"]["data"]["details"]["suggestion"]
-            stdin.write(b"meanwhile\n")
-            await until(lambda: proxy.refused > 1)
-            proxy.open = True
-            assert await asyncio.wait_for(stdout.readline(), 60) == b"meanwhile\n"
+    async with (
+        relay("--", "cat") as (_, url),
+        cutting(url) as proxy,
+        program("connect", proxy.url, "--fail-fast") as it,
+    ):
+        stdin, stdout = it.process.stdin, it.process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(b"before\n")
+        assert await stdout.readline() == b"before\n"
+        proxy.open = False
+        proxy.cut()
+        await it.finds("(Trying again)")
+        stdin.write(b'{"jsonrpc": "2.0", "id": 5, "method": "tools/list"}\n')
+        answer = json.loads(await asyncio.wait_for(stdout.readline(), 20))
+        assert answer["id"] == 5
+        assert answer["error"]["data"]["success"] is False
+        assert answer["error"]["data"]["code"] == "CONNECTION_REFUSED"
+        assert answer["error"]["data"]["details"]["suggestion"]
+        stdin.write(b"meanwhile\n")
+        await until(lambda: proxy.refused > 1)
+        proxy.open = True
+        assert await asyncio.wait_for(stdout.readline(), 60) == b"meanwhile\n"
 
 
 async def test_connect_reads_from_a_file_and_ends_when_nobody_reads_it(tmp_path: Path) -> None:

@@ -37,10 +37,8 @@ async def relay_client(
     Later the connection may come and go: a request under way gets its answer after the reconnect. `fail_fast`
     answers requests that are made meanwhile with an error at once. When the process ends the streams end.
     """
-    read_writer, read_stream = anyio.create_memory_object_stream[SessionMessage | Exception](0)
-    write_stream, write_reader = anyio.create_memory_object_stream[SessionMessage](0)
 
-    async def read(client: RelayClient) -> None:
+    async def read() -> None:
         async with read_writer:
             with suppress(RelayGone, anyio.BrokenResourceError, anyio.ClosedResourceError):
                 async for event in client.events():
@@ -49,7 +47,7 @@ async def relay_client(
                     if isinstance(event, Line) and event.data.strip():
                         await read_writer.send(_parse(event.data))
 
-    async def write(client: RelayClient) -> None:
+    async def write() -> None:
         async with write_reader:
             with suppress(RelayGone):
                 async for message in write_reader:
@@ -62,9 +60,11 @@ async def relay_client(
 
     async with RelayClient(url, token, start="now", tls=tls, on_state=on_state) as client:
         await client.connected(connect_timeout)
-        async with anyio.create_task_group() as tasks, read_stream, write_stream:
-            tasks.start_soon(read, client)
-            tasks.start_soon(write, client)
+        read_writer, read_stream = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+        write_stream, write_reader = anyio.create_memory_object_stream[SessionMessage](0)
+        async with read_writer, read_stream, write_stream, write_reader, anyio.create_task_group() as tasks:
+            tasks.start_soon(read)
+            tasks.start_soon(write)
             try:
                 yield read_stream, write_stream
                 with suppress(RelayGone), anyio.move_on_after(_FLUSH_SECONDS):

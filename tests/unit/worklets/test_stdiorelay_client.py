@@ -138,24 +138,27 @@ async def test_lines_that_answer_no_call_are_left_to_be_read() -> None:
 
 async def test_a_call_under_way_is_answered_after_the_reconnect_and_a_new_one_at_once() -> None:
     states: list[State] = []
-    async with running() as it, cutting(it.url) as proxy:
-        async with client(proxy.url, calls_only=True, on_state=states.append) as relay:
-            calling = asyncio.create_task(relay.call({"method": "wait"}))
-            await relay.drain()
-            await until(lambda: relay._calls)
-            await relay.drain()
-            proxy.open = False
-            proxy.cut()
-            await until(lambda: relay.state.name == "degraded")
-            assert is_failure(await relay.call({"method": "echo"}), "CONNECTION_REFUSED")
-            await until(lambda: proxy.refused > 1)  # it goes on trying
-            assert not calling.done()
-            async with client(it.url) as other:
-                await other.send("release")
-                await other.drain()
-            proxy.open = True
-            assert (await calling)["result"] == "late"
-            assert relay.state.name == "connected"
+    async with (
+        running() as it,
+        cutting(it.url) as proxy,
+        client(proxy.url, calls_only=True, on_state=states.append) as relay,
+    ):
+        calling = asyncio.create_task(relay.call({"method": "wait"}))
+        await relay.drain()
+        await until(lambda: relay._calls)
+        await relay.drain()
+        proxy.open = False
+        proxy.cut()
+        await until(lambda: relay.state.name == "degraded")
+        assert is_failure(await relay.call({"method": "echo"}), "CONNECTION_REFUSED")
+        await until(lambda: proxy.refused > 1)  # it goes on trying
+        assert not calling.done()
+        async with client(it.url) as other:
+            await other.send("release")
+            await other.drain()
+        proxy.open = True
+        assert (await calling)["result"] == "late"
+        assert relay.state.name == "connected"
     assert [state.name for state in states if state.name != "gone"][:2] == ["connected", "degraded"]
     assert states[-2].name == "connected"
 
@@ -175,19 +178,18 @@ async def test_a_call_whose_process_dies_is_told_and_the_next_goes_to_the_new_pr
 
 
 async def test_ends_of_former_processes_are_read_and_change_nothing() -> None:
-    async with running(restart=True) as it:
-        async with client(it.url) as first:
-            await first.send("exit 3")
-            await until(lambda: it.relay.health()["starts"] == 2)
-            async with client(it.url) as second:
-                kinds: list[type] = []
-                await second.send("hello")
-                async for event in second.events():
-                    kinds.append(type(event))
-                    assert second.state.name == "connected"
-                    if isinstance(event, Line):
-                        break
-                assert kinds == [Exited, Started, Line]
+    async with running(restart=True) as it, client(it.url) as first:
+        await first.send("exit 3")
+        await until(lambda: it.relay.health()["starts"] == 2)
+        async with client(it.url) as second:
+            kinds: list[type] = []
+            await second.send("hello")
+            async for event in second.events():
+                kinds.append(type(event))
+                assert second.state.name == "connected"
+                if isinstance(event, Line):
+                    break
+            assert kinds == [Exited, Started, Line]
 
 
 async def test_a_wrong_token_is_gone_and_not_tried_again() -> None:

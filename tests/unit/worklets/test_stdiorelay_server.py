@@ -68,21 +68,20 @@ async def test_another_path_is_not_found() -> None:
 
 
 async def test_health_tells_of_process_numbers_and_readers() -> None:
-    async with running(linger=20) as it:
-        async with raw(it.url) as client:
-            await client.put(1, "one")
-            await client.lines(1)
-            code, body = await health(it.url)
-            assert (code, body["process"], body["exit_code"]) == (200, "running", None)
-            assert (body["first"], body["last"], body["readers"], body["starts"]) == (1, 1, 1, 1)
-            assert body["journal_bytes"] > 0
-            assert body["uptime"] > 0
-            await client.put(2, "exit 7")
-            await client.notice("exit")
-            code, body = await health(it.url)
-            assert (code, body["process"], body["exit_code"], body["last"]) == (503, "exited", 7, 2)
-            await client.ack(2)
-            assert await it.task == 7
+    async with running(linger=20) as it, raw(it.url) as client:
+        await client.put(1, "one")
+        await client.lines(1)
+        code, body = await health(it.url)
+        assert (code, body["process"], body["exit_code"]) == (200, "running", None)
+        assert (body["first"], body["last"], body["readers"], body["starts"]) == (1, 1, 1, 1)
+        assert body["journal_bytes"] > 0
+        assert body["uptime"] > 0
+        await client.put(2, "exit 7")
+        await client.notice("exit")
+        code, body = await health(it.url)
+        assert (code, body["process"], body["exit_code"], body["last"]) == (503, "exited", 7, 2)
+        await client.ack(2)
+        assert await it.task == 7
 
 
 @pytest.mark.parametrize(
