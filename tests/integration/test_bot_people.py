@@ -362,6 +362,13 @@ async def test_what_is_for_others_is_only_noted(flow: Flow) -> None:
 
     await until(noted)
     assert len(await states(flow)) == 2
+    await flow.slack.post("maya", "#general", "@jonas well?", thread_ts=ts)
+
+    async def noted_again() -> bool:
+        return len(await overheard(flow)) == 2
+
+    await until(noted_again)
+    assert len(flow.calls("users.info")) == 2, "a name is asked for once"
 
 
 async def test_an_edited_aside_follows(flow: Flow) -> None:
