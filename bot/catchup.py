@@ -15,13 +15,12 @@ from slack_bolt.async_app import AsyncApp
 
 from bot.door import Door
 from bot.inbound import read_message
-from bot.listing import LIVE
 from bot.messages import take
 from bot.reading import Reader
 from bot.refusals import Meaning, refusal
 from config.errors import FlowError
 from config.logging import get_logger
-from sessions.types import Prompt, Session, SessionState, Turn, TurnState
+from sessions.types import Prompt, Session, Turn, TurnState
 
 log = get_logger(__name__)
 
@@ -91,12 +90,9 @@ class CatchUp:
         log.info("caught up with Slack", threads=len(recent))
 
     async def _recent(self) -> list[Session]:
-        """Live and recently active sessions whose thread is open, the latest first."""
+        """Those that are awake or were active lately and whose thread is open, the latest first."""
         since = datetime.fromtimestamp(self._door.now(), UTC) - _WITHIN
-        live = await self._door.sessions.list(states=LIVE, limit=500)
-        asleep = await self._door.sessions.list(states=(SessionState.NEW, SessionState.ASLEEP), limit=500)
-        found = [one for one in (*live, *asleep) if one.last_activity_at >= since and one.thread.thread_ts is not None]
-        return sorted(found, key=lambda one: one.last_activity_at, reverse=True)[:_MOST]
+        return [one for one in await self._door.sessions.recent(since, _MOST) if one.thread.thread_ts is not None]
 
     async def _thread(self, session: Session, heard: datetime) -> None:
         channel, root = session.thread.channel, session.thread.thread_ts
