@@ -311,3 +311,12 @@ async def test_tries_again_ever_more_seldom_with_jitter() -> None:
         await until(lambda: len(dice.rolls) >= 10)
     assert [low for low, _ in dice.rolls[:10]] == [0] * 10
     assert [high for _, high in dice.rolls[:10]] == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30])
+
+
+async def test_where_one_client_is_let_in_the_next_waits_until_it_has_left() -> None:
+    async with running(single=True) as it, client(it.url) as first:
+        await first.connected()
+        async with client(it.url) as second:
+            assert (second.state.name, second.state.reason) == ("degraded", "Another client has the relay.")
+            await first.close()
+            await second.connected()
