@@ -25,8 +25,10 @@ async def context(shared: Shared, link: Link, turn: Turn, *, again: bool) -> lis
     `again`: another process was lost over the prompt.
     """
     blocks = []
-    if link.forgotten and (past := await _past(shared, link, turn)):
-        blocks.append(past)
+    if link.forgotten:
+        blocks += await _past(shared, link, turn)
+    elif link.woken and link.session.has_history:
+        blocks += await _lost(shared, link, turn)
     if said := await shared.stored(lambda: shared.store.claim_asides(link.lease, turn)):
         blocks.append(meanwhile(said))
     if again:
@@ -66,7 +68,25 @@ def meanwhile(said: Sequence[Aside]) -> str:
     return f"[From Flow: said in the thread meanwhile, not to you. It is for you to know, not to answer.\n{told}]"
 
 
-async def _past(shared: Shared, link: Link, turn: Turn) -> str:
+async def _lost(shared: Shared, link: Link, turn: Turn) -> list[str]:
+    """The turn before, if its process was lost: the CLI writes down what is said only now and then, and at the end."""
+    turns = await shared.stored(lambda: shared.store.turns(turn.session_id))
+    begun = [one for one in turns if one.ended_at is not None and one.started_at is not None]
+    before = max(begun, key=lambda one: one.ended_at or one.created_at, default=None)
+    if before is None:
+        return []
+    ended = await shared.stored(lambda: shared.transcript.ended(before.id))
+    if ended is not None:
+        return []
+    events = {before.id: [entry.event for entry in await link.entries(before.id)]}
+    head = (
+        "[From Flow: your process was lost, or ended, while you worked on the message before. You may not remember all "
+        "of this, which people have seen; whether a tool took effect, only a look can tell."
+    )
+    return [f"{head}\n\n{recap([before], events, _RECAP)}]"]
+
+
+async def _past(shared: Shared, link: Link, turn: Turn) -> list[str]:
     """The conversation so far, of which nothing is left in the worklet."""
     turns = [one for one in await shared.stored(lambda: shared.store.turns(turn.session_id)) if one.state.settled]
     events: dict[TurnId, Sequence[AgentEvent]] = {}
@@ -76,11 +96,11 @@ async def _past(shared: Shared, link: Link, turn: Turn) -> str:
         size += len(one.text) + sum(len(getattr(event, "text", "")) for event in events[one.id])
         if size > 2 * _RECAP:  # what is older would be left out anyway
             break
-    parts = [part for part in (link.session.summary, recap(turns, events, _RECAP)) if part]
-    if not parts:
-        return ""
+    said = recap(turns, events, _RECAP)
+    if not said and not link.session.summary:
+        return []
     head = (
         "[From Flow: this conversation was put away, and your workspace with it. What was said so far, as it was kept; "
         "files of that time are gone unless they come from the repository."
     )
-    return "\n\n".join((head, *parts)) + "]"
+    return ["\n\n".join(part for part in (head, link.session.summary, said) if part) + "]"]

@@ -73,6 +73,7 @@ class Link:
         self.lease = lease
         self.inbox = Inbox()
         self.agent: AgentLike | None = None
+        self.woken = False  # the agent is a new process: it remembers what its volume holds
         self._shared = shared
         self._stored = Position("", 0)  # up to here, lasting events are in the transcript
         self._preview = ""  # what the agent has streamed and not committed
@@ -96,6 +97,7 @@ class Link:
             on_step=on_step,
         )
         self.agent = agent
+        self.woken = position is None or position.epoch != agent.epoch
         if agent.new_volume and session.has_history and session.retired_at is None:
             # So it is known also after a restart, until a turn has ended on the new volume.
             await self.set_state(session.state, retired_at=self._shared.store.clock())

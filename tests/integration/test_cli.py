@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,6 +93,7 @@ class Conversation:
     events: list[AgentEvent] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
     fence: int = 1
+    earlier: deque[tuple[Position, Sequence[AgentEvent]]] = field(default_factory=deque)
 
     async def open(self, host: WorkletHost, **other: Any) -> Agent:
         arguments: dict[str, Any] = {
@@ -104,15 +106,25 @@ class Conversation:
             "branch": None,
             "on_step": self.steps.append,
         }
-        return await host.open(NAME, **(arguments | other))
+        agent = await host.open(NAME, **(arguments | other))
+        self.earlier = deque(agent.earlier)
+        return agent
 
     async def read(self, agent: Agent, until: Callable[[AgentEvent], bool]) -> None:
-        async for position, events in agent.events():
+        async for position, events in self._batches(agent):
             self.position = position
             self.events += events
             await agent.ack(position)
             if any(until(event) for event in events):
                 return
+
+    async def _batches(self, agent: Agent) -> AsyncIterator[tuple[Position, Sequence[AgentEvent]]]:
+        """What a lost predecessor said last comes first."""
+        while self.earlier:
+            yield self.earlier.popleft()
+        await agent.forget_earlier()
+        async for batch in agent.events():
+            yield batch
 
     async def turn(self, agent: Agent, text: str) -> list[AgentEvent]:
         before = len(self.events)
@@ -317,7 +329,7 @@ async def test_a_session_killed_before_its_first_message_starts_anew(host: Workl
     await again.close()
 
 
-async def test_nothing_of_a_start_is_left_when_the_relay_was_killed(host: WorkletHost, tmp_path: Path) -> None:
+async def test_no_secret_and_no_socket_is_left_when_the_relay_was_killed(host: WorkletHost, tmp_path: Path) -> None:
     agent = await Conversation().open(host)
     await agent.close()
     run = worklet_dir(tmp_path, NAME) / "run"
@@ -328,4 +340,4 @@ async def test_nothing_of_a_start_is_left_when_the_relay_was_killed(host: Workle
     else:
         subprocess.run(["docker", "kill", found.id], check=True, capture_output=True)
     await host.close(NAME)
-    assert [path.name for path in run.iterdir() if path.name in ("spec.json", "relay.sock")] == []
+    assert [path.name for path in run.iterdir() if path.suffix in (".json", ".sock")] == []

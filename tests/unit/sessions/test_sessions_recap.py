@@ -12,7 +12,7 @@ from waiting import until
 
 from sessions.context import meanwhile
 from sessions.recap import recap
-from sessions.types import Aside, Done, SessionId, ThreadId, Turn, TurnId, TurnState
+from sessions.types import Aside, Cut, Done, SessionId, ThreadId, Turn, TurnId, TurnState
 from worklets.events import AgentEvent, Text, ToolFinished, ToolStarted
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -124,3 +124,26 @@ async def test_a_conversation_that_was_put_away_goes_on_from_its_summary(heart: 
     assert "They spoke of whales." in past
     assert "<@U1>: what was asked" in past
     assert (await heart.sessions.get(asked.session.id)).retired_at is None
+
+
+async def test_after_a_loss_the_next_process_is_told_of_the_turn_that_was_cut_off(
+    heart: Heart, host: ScriptedHost
+) -> None:
+    await heart.settled(await heart.ask("long ago"))
+    asked = await heart.ask("HOLD on")
+    process = await heart.process(asked)
+    process.say(Text("Deploying."))
+    process.say(tool := ToolStarted("1", "Bash", {"command": "make deploy"}))
+    await until(lambda: tool in heart.events(asked.turn.id))
+    process.die()
+    assert isinstance(await heart.settled(asked), Cut)
+    assert await heart.settled(await heart.ask("go on")) == Done()
+    process = host.processes[asked.session.worklet]
+    (lost,) = process.contexts[0]
+    assert "<@U1>: HOLD on\n(tools you called: Bash (make deploy))\nYou: Deploying." in lost
+    assert "long ago" not in lost, "that it remembers"
+    await heart.settled(await heart.ask("and then"))
+    assert process.contexts[1] == ()
+    await heart.sessions.sleep(asked.session.id)
+    await heart.settled(await heart.ask("after a nap"))
+    assert host.processes[asked.session.worklet].contexts == [()], "the turn before had its end"

@@ -193,7 +193,7 @@ async def test_a_prompt_that_kills_every_process_fails_after_a_number_of_them(st
         asked = await heart.ask("HOLD")
         outcome = await heart.settled(asked)
         assert isinstance(outcome, Failed)
-        assert "the last of 3" in outcome.reason
+        assert "; 3 were lost with this message." in outcome.reason
         assert len(host.opened) == 3
         host.on_start = lambda process: None
         assert await heart.settled(await heart.ask("again")) == Done()
@@ -211,7 +211,7 @@ async def test_attempts_are_counted_across_restarts(start: Any, host: ScriptedHo
         await after.reaper.recover()
         outcome = await after.settled(asked)
         assert isinstance(outcome, Failed)
-        assert outcome.reason.startswith("Claude's container is gone, the last of 2")
+        assert outcome.reason.startswith("Claude's container is gone; 2 were lost")
         assert (await after.sessions.turn(asked.turn.id)).state is TurnState.FAILED
 
 
