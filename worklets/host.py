@@ -22,7 +22,7 @@ from worklets.events import Position
 from worklets.failures import exit_clause
 from worklets.identity import Identity
 from worklets.link import OtherEpoch, Refused
-from worklets.rundir import clear_start, worklet_dir
+from worklets.rundir import clear_remains, worklet_dir
 from worklets.runtime import Runtime, Worklet, WorkletSpec
 
 if TYPE_CHECKING:
@@ -139,11 +139,11 @@ class WorkletHost:
         """
         await self._settle(name)
         ending = await self._runtime.remove(name, grace)
-        try:
-            await asyncio.to_thread(clear_start, worklet_dir(self._share_dir, name) / "run")
-        except OSError as error:
-            log.warning("what a start left could not be removed", worklet=name, error=str(error))
         await self._gateway.close(name)
+        try:
+            await asyncio.to_thread(clear_remains, worklet_dir(self._share_dir, name) / "run")
+        except OSError as error:
+            log.warning("what a worklet left could not be removed", worklet=name, error=str(error))
         return ending
 
     async def destroy(self, name: str) -> None:

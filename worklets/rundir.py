@@ -64,7 +64,8 @@ def write_spec(run: Path, spec: WorkletSpec, *, agent: int | None, cwd: str, hom
     try:
         _sweep(run)
         _put_journal_aside(run)
-        clear_start(run)
+        for name in ("spec.json", "relay.sock"):
+            clear(run / name)
         ours = agent is None or agent == os.geteuid()
         mode = 0o600 if ours or os.geteuid() == 0 else 0o644
         handle = os.open(run / "spec.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
@@ -77,12 +78,13 @@ def write_spec(run: Path, spec: WorkletSpec, *, agent: int | None, cwd: str, hom
         raise _disk(run, e) from e
 
 
-def clear_start(run: Path) -> None:
-    """Takes away what a start leaves until the relay has read it, and the relay until it ends. Raises OSError.
+def clear_remains(run: Path) -> None:
+    """Takes away the sockets, and `spec.json` with its secrets, of a worklet that has ended. Raises OSError.
 
-    Either may have been killed before that, and `spec.json` holds secrets.
+    The relay removes its own at the start and at the end, unless it is killed; the gateway's socket stays when the door
+    closes.
     """
-    for name in ("spec.json", "relay.sock"):
+    for name in ("spec.json", "relay.sock", "gateway.sock"):
         clear(run / name)
 
 
