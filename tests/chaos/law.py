@@ -95,7 +95,7 @@ class Law:
         kept = {str(session.row["worklet"]) for session in records.sessions if session.row["retired_at"] is None}
         volumes_ = volumes(instance, self.share_dir, self.runtime)
         left += [f"the volume {name} has no session" for name in volumes_ if name not in kept]
-        for pattern in ("pid.json", "run/spec.json", "run/relay.sock"):
+        for pattern in ("pid.json", "run/spec.json", "run/*.sock"):
             left += [f"{path} is left over" for path in self.share_dir.glob(f"worklets/*/{pattern}")]
         left += [f"{path} is left over" for path in (self.tmp.glob("flow-*") if self.tmp else ())]
         return left
