@@ -288,6 +288,8 @@ class RelayClient:
             self._notice(event)
 
     def _take_lines(self, lines: list[Line]) -> None:
+        if lines[0].seq != self._inbox.read + 1:
+            raise ValueError(f"line {lines[0].seq} after {self._inbox.read}")
         kept: list[Event] = []
         for line in lines:
             if not (self._calls and self._answers(line.data)) and not self._calls_only:

@@ -320,3 +320,28 @@ async def test_where_one_client_is_let_in_the_next_waits_until_it_has_left() -> 
             assert (second.state.name, second.state.reason) == ("degraded", "Another client has the relay.")
             await first.close()
             await second.connected()
+
+
+async def test_what_was_received_and_not_dealt_with_is_not_acknowledged_by_a_reconnect() -> None:
+    async with running() as it, cutting(it.url) as proxy, client(proxy.url) as relay:
+        await relay.send("count 3 0")
+        await until(lambda: relay._inbox.read == 3)
+        proxy.cut()
+        await until(lambda: relay.state.name == "degraded")
+        await relay.connected()
+        assert it.relay._readers.lowest == 0
+
+
+async def test_input_that_waited_at_the_relay_when_the_connection_was_cut_is_written_once() -> None:
+    async with running(restart=True) as it, cutting(it.url) as proxy, client(proxy.url) as relay:
+        await relay.send("exit 1")
+        await until(lambda: it.relay.health()["process"] == "waiting")
+        for number in range(3):
+            await relay.send(f"line {number}")
+        await until(lambda: relay._outbox._sent == 3 or it.relay.health()["starts"] == 2)
+        proxy.cut()
+        lines = relay.lines()
+        assert [await anext(lines) for _ in range(3)] == [b"line 0", b"line 1", b"line 2"]
+        await relay.drain()
+        assert (await relay.call({"method": "echo", "params": 1}))["result"] == 1
+        assert it.relay.health()["last"] == 6  # the end, the start, three lines, one answer
