@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
-from worklets.agent import Agent, read_put_aside, read_tail
+from worklets import rundir
+from worklets.agent import Agent, Tail, read_put_aside, read_tail
 from worklets.claude import claude_command, claude_env
 from worklets.clone import clone
 from worklets.errors import AgentGone, WorkletError, WorkletStartFailed
-from worklets.events import Position
+from worklets.events import Position, PromptTaken, Retrying
 from worklets.failures import exit_clause
 from worklets.identity import Identity
 from worklets.link import OtherEpoch, Refused
@@ -99,7 +100,7 @@ class WorkletHost:
             except WorkletError as error:
                 log.warning("worklet does not answer, starting it anew", worklet=name, error=str(error))
         ending = await self._runtime.remove(name, grace=0) if found is not None else _GONE
-        tail = await asyncio.to_thread(read_tail, run_dir, position)
+        tail = await asyncio.to_thread(_keep_tail, run_dir, position)
         new_volume = not await self._runtime.has_volume(name)
         if repository is not None and new_volume:
             on_step("cloning")
@@ -125,8 +126,14 @@ class WorkletHost:
     async def _to_its_end(self, name: str, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`, which goes on when we are cancelled: `_settle` waits for it."""
         self._going_on[name] = task = asyncio.create_task(work)
-        task.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may be there to hear of it
+        task.add_done_callback(lambda task: self._went_on(name, task))
         return await asyncio.shield(task)
+
+    def _went_on(self, name: str, task: asyncio.Task[Any]) -> None:
+        if self._going_on.get(name) is task:
+            del self._going_on[name]
+        if not task.cancelled() and (error := task.exception()):  # somebody may be there to hear of it, or not
+            log.debug("a start failed", worklet=name, error=str(error))
 
     async def _settle(self, name: str) -> None:
         if (task := self._going_on.pop(name, None)) is not None:
@@ -231,6 +238,17 @@ class WorkletHost:
             raise
         finally:
             await asyncio.shield(_discard(temporary))
+
+
+def _keep_tail(run_dir: Path, position: Position | None) -> Tail:
+    """What the predecessor said last. The new relay deletes its journal, so it is put aside until all is stored."""
+    tail = read_tail(run_dir, position)
+    if any(not isinstance(event, PromptTaken | Retrying) for _, events in tail.batches for event in events):
+        try:
+            rundir.put_journal_aside(run_dir)
+        except OSError as error:
+            log.warning("a journal could not be put aside", journal=str(run_dir), error=str(error))
+    return tail
 
 
 async def _discard(directory: Path) -> None:

@@ -56,14 +56,15 @@ def prepare(share_dir: Path, name: str, agent: int | None) -> Path:
 
 
 def write_spec(run: Path, spec: WorkletSpec, *, agent: int | None, cwd: str, home: str, env: dict[str, str]) -> None:
-    """Leaves `spec.json` for the relay, puts a predecessor's journal aside and clears what else it left.
+    """Leaves `spec.json` for the relay and clears what a predecessor left.
 
     An earlier agent could write here, so nothing is followed or reused: every name is cleared first.
     """
     content = {"command": list(spec.command), "env": env, "token": spec.token, "cwd": cwd, "home": home}
     try:
         _sweep(run)
-        _put_journal_aside(run)
+        if not _is_journal(run / "journal"):
+            clear(run / "journal")
         for name in ("spec.json", "relay.sock"):
             clear(run / name)
         ours = agent is None or agent == os.geteuid()
@@ -86,6 +87,12 @@ def clear_remains(run: Path) -> None:
     """
     for name in ("spec.json", "relay.sock", "gateway.sock"):
         clear(run / name)
+
+
+def put_journal_aside(run: Path) -> None:
+    """Before a new relay starts, which deletes the old one's journal. Raises OSError."""
+    with suppress(FileNotFoundError):
+        (run / "journal").rename(run / f"before-{time.time_ns():020d}")
 
 
 def journals(run: Path) -> list[Path]:
@@ -117,13 +124,9 @@ def _sweep(run: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)  # it refuses to follow a link
 
 
-def _put_journal_aside(run: Path) -> None:
-    """The new relay begins with an empty journal; the old one is kept until Flow says that all of it is stored."""
-    journal = run / "journal"
-    if journal.is_symlink() or not journal.is_dir():
-        clear(journal)
-    else:
-        journal.rename(run / f"before-{time.time_ns():020d}")
+def _is_journal(path: Path) -> bool:
+    """Whether a relay can go on with what stands there: it deletes the files of its predecessors."""
+    return path.is_dir() and not path.is_symlink() and not any(one.is_dir() for one in path.glob("*.log"))
 
 
 def remove(share_dir: Path, name: str) -> None:

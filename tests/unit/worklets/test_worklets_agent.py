@@ -17,7 +17,6 @@ from worklets.agent import Agent, Tail, read_put_aside, read_tail
 from worklets.errors import AgentGone, WorkletStartFailed
 from worklets.events import AgentEvent, AgentExited, Asked, Position, PromptTaken, Retrying, Text
 from worklets.relay.journal import records
-from worklets.runtime import WorkletSpec
 
 
 @pytest.fixture
@@ -256,10 +255,9 @@ def journal(directory: Path, epoch: str, *said: str) -> None:
 def test_journals_that_were_put_aside_are_told_until_they_are_forgotten(tmp_path: Path) -> None:
     """Flow died twice before it had stored what lost processes had said."""
     run = rundir.prepare(tmp_path, "w", None)
-    spec = WorkletSpec("w", ("true",), "token")
     for epoch in ("bb", "aa"):
         journal(run / "journal", epoch, f"{epoch} one", f"{epoch} two")
-        rundir.write_spec(run, spec, agent=None, cwd="/", home="/", env={})
+        rundir.put_journal_aside(run)
     journal(run / "journal", "cc", "cc one")
 
     def told(position: Position | None) -> list[AgentEvent]:

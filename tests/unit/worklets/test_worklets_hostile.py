@@ -15,6 +15,7 @@ from websockets.asyncio.server import ServerConnection, unix_serve
 from worklets import rundir, sockets
 from worklets.agent import Agent, read_tail
 from worklets.errors import AgentGone
+from worklets.relay.journal import Journal
 from worklets.runtime import WorkletSpec
 
 WELCOME = {"type": "welcome", "epoch": "e1", "first": 1, "last": 0, "state": "running", "pending": [], "init": None}
@@ -103,7 +104,7 @@ def test_a_journal_that_is_a_link_to_elsewhere_is_not_read(run_dir: Path, tmp_pa
     assert read_tail(run_dir, None).batches == []
 
 
-@pytest.mark.parametrize("name", ["spec.json", "relay.sock", "journal", "gateway.sock"])
+@pytest.mark.parametrize("name", ["spec.json", "relay.sock", "journal", "gateway.sock", "journal/a.log"])
 @pytest.mark.parametrize("kind", ["directory", "link", "file"])
 def test_nothing_that_the_agent_left_in_the_way_keeps_a_worklet_from_starting(
     tmp_path: Path, name: str, kind: str
@@ -116,13 +117,15 @@ def test_nothing_that_the_agent_left_in_the_way_keeps_a_worklet_from_starting(
         (run / name / "deep").mkdir(parents=True)
         (run / name / "deep" / "out").symlink_to(victim)
     elif kind == "link":
+        (run / name).parent.mkdir(exist_ok=True)
         (run / name).symlink_to(victim)
     else:
+        (run / name).parent.mkdir(exist_ok=True)
         (run / name).write_text("in the way")
     for _ in range(2):  # what is put aside the first time is deleted the second
         rundir.write_spec(run, WorkletSpec("w", ("true",), "t"), agent=None, cwd="/", home="/", env={})
         sockets.listen(run, "gateway.sock").close()
     assert json.loads((run / "spec.json").read_text())["command"] == ["true"]
-    rundir.forget_journals(run)
-    assert sorted(path.name for path in run.iterdir()) == ["gateway.sock", "spec.json"]
+    Journal(run / "journal", "new").close()
+    assert sorted(path.name for path in run.iterdir()) == ["gateway.sock", "journal", "spec.json"]
     assert (victim / "kept").read_text() == "kept"
