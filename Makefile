@@ -4,9 +4,11 @@ BIN = $(VENV)/bin
 PYTHON ?= python3
 PYTEST_ARGS ?=
 REQUIRE ?=
+RUNS ?= 200
+SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check provision image bench lock clean
+.PHONY: help setup demo test chaos check provision image bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 14
@@ -25,6 +27,9 @@ demo: setup ## the bot in a local Slack workspace, with a page to type into
 
 test: setup ## the whole suite; REQUIRE=all makes a missing real part a failure
 	$(BIN)/python -m pytest $(if $(REQUIRE),--require=$(REQUIRE)) $(PYTEST_ARGS)
+
+chaos: setup ## RUNS=200: kill the bot so often, then all else; SEED=1 decides when (docs/chaos.md)
+	$(BIN)/python -m pytest tests/chaos --chaos-runs=$(RUNS) --chaos-answers=500 --chaos-seed=$(SEED) $(PYTEST_ARGS)
 
 check: setup ## lint, format, types, layers
 	$(BIN)/ruff check .

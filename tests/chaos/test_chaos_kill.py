@@ -70,7 +70,11 @@ async def _kill_bot(storm: Storm) -> bool:
         program.set_trap(dice.choice(WORKING), dice.choice((1, 1, 2, 3)))
     await storm.talk(dice.randint(1, 3))
     if at_point:
-        await _until_dead_or_done(storm)
+        for _ in range(3):
+            await _until_dead_or_done(storm)
+            if not program.alive:
+                break
+            await storm.talk(1)  # the point was not come by
     else:
         await asyncio.sleep(dice.uniform(0, 2.5))
     hit = await program.kill() or not at_point
