@@ -18,6 +18,8 @@ from worklets.events import AgentEvent
 
 log = get_logger(__name__)
 
+_REMEMBERED = 1_000  # turns: more than can be shown while the table is read
+
 
 @dataclass(slots=True)
 class _Told:
@@ -32,6 +34,7 @@ class Telling:
         self._transcript = transcript
         self._observers: list[Observer] = []
         self._told: dict[SessionId, dict[TurnId, _Told]] = {}  # announced and not delivered
+        self._delivered: dict[TurnId, None] = {}  # the newest: what was read of the table may be older
 
     def observe(self, observer: Observer) -> None:
         self._observers.append(observer)
@@ -42,10 +45,9 @@ class Telling:
 
     def announce(self, session: Session, turn: Turn, ahead: int) -> bool:
         """Queued, unless it was told. The first word about every turn."""
-        told = self._told.setdefault(session.id, {})
-        if turn.id in told:
+        if turn.id in self._delivered or turn.id in self._told.get(session.id, {}):
             return False
-        told[turn.id] = _Told(session, turn)
+        self._told.setdefault(session.id, {})[turn.id] = _Told(session, turn)
         self._pass_on(session, turn, Queued(ahead))
         return True
 
@@ -58,6 +60,9 @@ class Telling:
         self._pass_on(session, turn, event)
 
     def delivered(self, session_id: SessionId, turn_id: TurnId) -> None:
+        self._delivered[turn_id] = None
+        if len(self._delivered) > _REMEMBERED:
+            del self._delivered[next(iter(self._delivered))]
         told = self._told.get(session_id, {})
         told.pop(turn_id, None)
         if not told:

@@ -1,0 +1,32 @@
+"""What observers are told of turns while the table changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from conftest import Heart
+
+from sessions.lookup import Waiting
+from sessions.store import Store
+from sessions.telling import Telling
+from sessions.types import SessionId
+
+
+async def test_a_turn_that_is_shown_while_the_table_is_read_is_not_told_again(heart: Heart) -> None:
+    asked = await heart.ask("one")
+    await heart.settled(asked)
+    session_id, turn_id = asked.session.id, asked.turn.id
+
+    class Slow(Store):
+        async def undelivered(self, session_id: SessionId) -> list[Any]:
+            found = await super().undelivered(session_id)
+            await self.mark_delivered(turn_id)
+            telling.delivered(session_id, turn_id)
+            return found
+
+    telling = Telling(Slow(heart.db), heart.sessions.transcript)
+    told: list[object] = []
+    telling.observe(lambda _session, _turn, event: told.append(event))
+    await telling.catch_up(session_id)
+    assert told == []
+    assert not telling.shows(session_id)
