@@ -1,4 +1,4 @@
-"""Sessions and turns in the database: every query of theirs. The turns table is the mailbox of each session.
+"""Sessions and turns in the database: what changes them. The turns table is the mailbox of each session.
 
 Whoever runs a session holds its lease; what only the runner may change takes the `Lease` and raises LeaseLost when
 another process has taken the session over (leases.py).
@@ -6,7 +6,7 @@ another process has taken the session over (leases.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -18,8 +18,9 @@ from sessions.asides import Asides
 from sessions.db import Connection, Database
 from sessions.edits import Edits, overtaken
 from sessions.errors import SessionError, SessionNotFound
-from sessions.leases import Lease, Leases, mine
-from sessions.tables import ASLEEP, IDLE, LIVE, OPEN, UNDELIVERED, session_of, sessions, turn_of, turns
+from sessions.leases import Lease, mine
+from sessions.lookup import Lookup, in_thread
+from sessions.tables import OPEN, session_of, sessions, turn_of, turns
 from sessions.types import (
     Aside,
     Cut,
@@ -32,7 +33,6 @@ from sessions.types import (
     SessionId,
     SessionState,
     Submitted,
-    ThreadId,
     Turn,
     TurnId,
     TurnState,
@@ -50,15 +50,6 @@ def utcnow() -> datetime:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """A turn with its session, and how many open turns of that session come first."""
-
-    session: Session
-    turn: Turn
-    ahead: int
-
-
-@dataclass(frozen=True, slots=True)
 class Stored:
     """`ahead`: open turns that come before it. `holder`: the process that holds the session's lease now."""
 
@@ -67,12 +58,11 @@ class Stored:
     holder: str | None
 
 
-class Store:
+class Store(Lookup):
     """All methods raise StoreUnavailable when the database does not serve."""
 
     def __init__(self, db: Database, clock: Clock = utcnow) -> None:
-        self.db = db
-        self.leases = Leases(db)
+        super().__init__(db)
         self.edits = Edits(db)
         self.asides = Asides(db)
         self.clock = clock
@@ -122,7 +112,7 @@ class Store:
         known = sa.select(turns.c.id).where(*_from_source(prompt)).exists()
         holder = self.leases.holder().label("holder")
         query = sa.select(sessions, ahead.label("ahead"), known.label("known"), holder)
-        row = (await connection.execute(query.where(*_in_thread(prompt.thread)))).one_or_none()
+        row = (await connection.execute(query.where(*in_thread(prompt.thread)))).one_or_none()
         return _InThread(session_of(row), row.ahead, row.known, row.holder) if row else None
 
     async def _insert_session(self, connection: Connection, prompt: Prompt) -> Session:
@@ -150,7 +140,7 @@ class Store:
         statement = self.db.insert(sessions).on_conflict_do_nothing(index_elements=_THREAD)
         row = (await connection.execute(statement.returning(*sessions.c), values)).one_or_none()
         if row is None:  # another replica was quicker: now its row is visible
-            row = (await connection.execute(sa.select(sessions).where(*_in_thread(prompt.thread)))).one()
+            row = (await connection.execute(sa.select(sessions).where(*in_thread(prompt.thread)))).one()
         return session_of(row)
 
     async def _insert_turn(
@@ -190,18 +180,6 @@ class Store:
             raise SessionError("That thread has a session already.") from error
 
     # -- what a session's runner does --------------------------------------------------------------------------------
-
-    async def next_turn(self, session_id: SessionId) -> Turn | None:
-        """The turn that is running, else a hurried one, else the queued one with the lowest ts."""
-        query = (
-            sa.select(turns)
-            .where(turns.c.session_id == session_id, OPEN)
-            .order_by(turns.c.started_at.is_(None), turns.c.hurried.desc(), turns.c.ts, turns.c.created_at, turns.c.id)
-            .limit(1)
-        )
-        async with self.db.read() as connection:
-            row = (await connection.execute(query)).one_or_none()
-        return turn_of(row) if row else None
 
     async def begin(
         self, lease: Lease, turn_id: TurnId, container_id: str, *, fresh: bool = False
@@ -283,100 +261,6 @@ class Store:
             row = (await connection.execute(statement)).one_or_none()
         return session_of(row) if row else None
 
-    # -- questions ---------------------------------------------------------
-
-    async def get(self, session_id: SessionId) -> Session:
-        """Raises SessionNotFound."""
-        found = await self._sessions(sa.select(sessions).where(sessions.c.id == session_id))
-        if not found:
-            raise SessionNotFound
-        return found[0]
-
-    async def find(self, thread: ThreadId) -> Session | None:
-        found = await self._sessions(sa.select(sessions).where(*_in_thread(thread)))
-        return found[0] if found else None
-
-    async def list(
-        self, *, user_id: str | None = None, states: Iterable[SessionState] | None = None, limit: int = 100
-    ) -> list[Session]:
-        """Newest first."""
-        query = sa.select(sessions).order_by(sessions.c.created_at.desc(), sessions.c.id).limit(limit)
-        if user_id is not None:
-            query = query.where(sessions.c.user_id == user_id)
-        if states is not None:
-            query = query.where(sessions.c.status.in_([state.value for state in states]))
-        return await self._sessions(query)
-
-    async def live(self) -> list_[Session]:
-        """Those that have a worklet or wait for one."""
-        return await self._sessions(sa.select(sessions).where(LIVE).order_by(sessions.c.created_at))
-
-    async def recent(self, since: datetime, limit: int) -> list_[Session]:
-        """Those that are awake or were active since then, the latest first."""
-        latest = sa.select(sessions).order_by(sessions.c.last_activity_at.desc()).limit(limit)
-        awake = await self._sessions(latest.where(LIVE))
-        asleep = await self._sessions(latest.where(ASLEEP, sessions.c.last_activity_at >= since))
-        found = {one.id: one for one in (*awake, *asleep)}
-        return sorted(found.values(), key=lambda one: one.last_activity_at, reverse=True)[:limit]
-
-    async def idle_since(self, before: datetime, limit: int = 100) -> list_[Session]:
-        """Idle sessions without activity since `before` and without open turns; the longest idle first."""
-        busy = sa.select(turns.c.id).where(turns.c.session_id == sessions.c.id, OPEN).exists()
-        query = (
-            sa.select(sessions)
-            .where(IDLE, sessions.c.last_activity_at <= before, ~busy)
-            .order_by(sessions.c.last_activity_at)
-            .limit(limit)
-        )
-        return await self._sessions(query)
-
-    async def with_work(self, owner: str | None = None) -> list_[SessionId]:
-        """Sessions with turns that are open or not delivered, the one with the oldest turn first.
-
-        Those that another process than `owner` holds are left out.
-        """
-        query = (
-            sa.select(turns.c.session_id)
-            .join(sessions, sessions.c.id == turns.c.session_id)
-            .where(UNDELIVERED, sa.or_(self.leases.free(), sessions.c.lease_owner == owner))
-            .group_by(turns.c.session_id)
-            .order_by(sa.func.min(turns.c.ts))
-        )
-        async with self.db.read() as connection:
-            return [SessionId(row[0]) for row in await connection.execute(query)]
-
-    async def turns(self, session_id: SessionId) -> list_[Turn]:
-        """All turns of a session in order."""
-        query = sa.select(turns).where(turns.c.session_id == session_id).order_by(turns.c.ts, turns.c.created_at)
-        async with self.db.read() as connection:
-            return [turn_of(row) for row in await connection.execute(query)]
-
-    async def turn(self, turn_id: TurnId) -> Turn:
-        """Raises SessionNotFound."""
-        async with self.db.read() as connection:
-            row = (await connection.execute(sa.select(turns).where(turns.c.id == turn_id))).one_or_none()
-        if row is None:
-            raise SessionNotFound("There is no such message any more.")
-        return turn_of(row)
-
-    async def undelivered(self, session_id: SessionId) -> list_[Waiting]:
-        """The session's turns whose end the door has not shown, in order."""
-        query = sa.select(turns).where(UNDELIVERED, turns.c.session_id == session_id)
-        async with self.db.read() as connection:
-            rows = await connection.execute(query.order_by(turns.c.ts, turns.c.created_at))
-            found = [turn_of(row) for row in rows]
-        if not found:
-            return []
-        session, ahead, waiting = await self.get(session_id), 0, []
-        for turn in found:
-            waiting.append(Waiting(session, turn, ahead))
-            ahead += not turn.state.settled
-        return waiting
-
-    async def _sessions(self, query: sa.Select[Any]) -> list_[Session]:
-        async with self.db.read() as connection:
-            return [session_of(row) for row in await connection.execute(query)]
-
     async def _change(self, session_id: SessionId, **columns: Any) -> Session:
         statement = (
             sa.update(sessions)
@@ -405,14 +289,6 @@ class _InThread:
 
 class _Known(Exception):
     """The source id is in the table: roll back."""
-
-
-def _in_thread(thread: ThreadId) -> tuple[sa.ColumnElement[bool], ...]:
-    return (
-        sessions.c.team == thread.team,
-        sessions.c.channel == thread.channel,
-        sessions.c.thread_ts == thread.thread_ts,
-    )
 
 
 def _from_source(prompt: Prompt) -> tuple[sa.ColumnElement[bool], ...]:

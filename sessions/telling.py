@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from config.logging import get_logger
 from sessions.events import LifeEvent, Observer, Queued, Released, Settled, Started
-from sessions.store import Store, Waiting
+from sessions.lookup import Waiting
+from sessions.store import Store
 from sessions.transcript import Transcript
 from sessions.types import Session, SessionId, Turn, TurnId, outcome_of
 from worklets.events import AgentEvent
