@@ -49,7 +49,11 @@ class Proxy:
         self._open.set()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there = await asyncio.open_connection(self._target.hostname, self._target.port)
+        try:
+            there = await asyncio.open_connection(self._target.hostname, self._target.port)
+        except OSError:  # the database is down
+            writer.transport.abort()
+            return
         for source, sink in ((reader, there[1]), (there[0], writer)):
             self._writers.add(sink)
             pump = asyncio.create_task(self._pump(source, sink))

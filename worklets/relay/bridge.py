@@ -89,6 +89,7 @@ class Bridge:
             asyncio.create_task(self._read_lines(self._from_cli)),
             asyncio.create_task(self._read_stderr(process)),
         ]
+        reading[0].add_done_callback(self._end_if_unread)
         code = await _ended(process)
         # What it wrote before it ended is still to be read; a process it left behind may hold the stream open.
         _, late = await asyncio.wait(reading, timeout=2)
@@ -99,6 +100,11 @@ class Bridge:
                 say(f"reading the process's output failed: {result!r}")
         self._to_cli.close()
         return code
+
+    def _end_if_unread(self, reading: asyncio.Task[None]) -> None:
+        """A process that nobody reads any more would wait for ever, and Flow with it."""
+        if not reading.cancelled() and reading.exception() is not None:
+            self.signal(signal.SIGKILL)
 
     async def _read_lines(self, reader: asyncio.StreamReader) -> None:
         buffer, overlong = bytearray(), False
@@ -327,5 +333,6 @@ def bad_input(line: Any) -> str | None:
 
 
 def say(text: str) -> None:
-    """A line for the container's log."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+    """A line for the container's log, if that can be written: it may lie on the disk that is full."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)  # noqa: T201

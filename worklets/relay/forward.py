@@ -7,6 +7,7 @@ of sockets are relative to the working directory, since a Unix socket's path is 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
 import socket
 import sys
@@ -55,7 +56,8 @@ async def _connect(client: socket.socket, target: str, patience: float) -> socke
         except OSError as error:
             gateway.close()
             if time.monotonic() > end:
-                print(f"the gateway did not answer for {patience:.0f} s: {error}", file=sys.stderr, flush=True)  # noqa: T201
+                with contextlib.suppress(OSError):  # the log's disk may be full
+                    print(f"the gateway did not answer for {patience:.0f} s: {error}", file=sys.stderr, flush=True)  # noqa: T201
                 return None
         except BaseException:
             gateway.close()
