@@ -175,6 +175,7 @@ class TurnRun:
         entries = await self._link.entries(self.turn.id)
         self._given = session.container_id == agent.worklet_id
         self._again = loss.restarted_in(entries, agent.epoch)
+        self._sent = self._given  # it may be working on it: then stopping means to stop it
         if self._given or self._again:
             return
         self._ending = self._ending or agent.ending
@@ -186,7 +187,7 @@ class TurnRun:
         self._again = True
 
     async def _begin(self) -> None:
-        if self._stopped.is_set():
+        if self._stopped.is_set() and not self._given:
             raise Stopped
         agent = self._link.agent
         assert agent is not None
@@ -203,6 +204,8 @@ class TurnRun:
     async def _send(self) -> None:
         agent = self._link.agent
         assert agent is not None
+        if self._stopped.is_set() and self._given:
+            return
         if self._backlog is not None:
             await unless(self._stopped, asyncio.wait([self._backlog]))
         known = await unless(self._stopped, context(self._shared, self._link, self.turn, again=self._again))
@@ -225,16 +228,14 @@ class TurnRun:
 
     async def _follow(self) -> None:
         while self.outcome is None:
-            if self._deadline is not None and self._time_left() == 0:
-                self._time_is_up(self._deadline[1])
-                continue
-            batch = await self._link.inbox.get(self._time_left())
-            if batch is not None:
-                await self._take(batch)
-            elif self._stop is not None and self._escalation is None:
+            if self._stop is not None and self._escalation is None:
                 assert self._link.agent is not None
                 self._escalation = Escalation(self._link.agent, self._shared.patience)
                 self._time_is_up(None)
+            elif self._deadline is not None and self._time_left() == 0:
+                self._time_is_up(self._deadline[1])
+            elif (batch := await self._link.inbox.get(self._time_left())) is not None:
+                await self._take(batch)
 
     # -- following ---------------------------------------------------------
 
