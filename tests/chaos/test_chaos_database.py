@@ -45,6 +45,18 @@ async def test_the_disk_of_the_database_fills_up(pytestconfig: pytest.Config, tm
     await in_worlds(pytestconfig, "disk_fills", "local", ["disk full"] * runs(pytestconfig, 0.1), live)
 
 
+@pytest.mark.tmpfs
+async def test_the_disk_that_holds_everything_fills_up(pytestconfig: pytest.Config, tmp_path: Path) -> None:
+    """Worklets too: their workspaces, journals and logs, and what Claude keeps of its conversations."""
+
+    async def live(batch: Batch) -> None:
+        with tmpfs(tmp_path / batch.seed.rpartition("/")[2], "400m") as home:
+            data = home / "data"
+            await _live(batch, home, "", lambda storm: full(data), "The disk is full", _outage(pytestconfig, 6))
+
+    await in_worlds(pytestconfig, "whole_disk", "local", ["whole disk full"] * runs(pytestconfig, 0.1), live)
+
+
 async def test_another_program_locks_the_database(pytestconfig: pytest.Config, tmp_path: Path) -> None:
     async def live(batch: Batch) -> None:
         home = tmp_path / batch.seed.rpartition("/")[2]
