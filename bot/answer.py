@@ -57,7 +57,7 @@ class Search:
 class Answer:
     """A turn. `thread_ts` None until the root message, part `ROOT`, has opened the thread.
 
-    `released`: it is shown no more, or by another process.
+    `released`: it is shown no more, or by another process. `place`: the ts of its first message, as it was at first.
     """
 
     turn_id: TurnId
@@ -70,6 +70,7 @@ class Answer:
     messages: dict[int, Message] = field(default_factory=dict)
     search: Search = field(default_factory=Search)
     released: bool = False
+    place: tuple[int, int] | None = None
 
     def load(self, rows: list[Posted]) -> None:
         for row in rows:

@@ -36,7 +36,7 @@ class Order:
 
     def may_post(self, answer: Answer) -> bool:
         """All that belongs above it is posted."""
-        return not any(other.lacks_post for other in self._before(answer))
+        return not any(other.lacks_post or self.misplaced(other) for other in self._before(answer))
 
     def misplaced(self, answer: Answer) -> Message | None:
         """A message of it that stands too high, as far as that is certain: what stands below it grows no more."""
@@ -69,9 +69,11 @@ def moment(ts: str) -> tuple[int, int]:
 
 
 def _place(answer: Answer) -> tuple[bool, tuple[int, int]]:
-    """By the first message; answers without one come last, as they were asked for."""
-    posted = [moment(message.ts) for index, message in answer.messages.items() if index != ROOT and message.ts]
-    return not posted, min(posted, default=moment(answer.asked_ts))
+    """By where the first message was first; answers without one come last, as they were asked for."""
+    if answer.place is None:
+        posted = (moment(message.ts) for index, message in answer.messages.items() if index != ROOT and message.ts)
+        answer.place = min(posted, default=None)
+    return answer.place is None, answer.place or moment(answer.asked_ts)
 
 
 def _end(answer: Answer) -> tuple[int, int]:

@@ -53,9 +53,11 @@ class Outage:
         self._era += 1
         self._probing = False
 
-    def answered(self) -> bool:
-        """Slack said something. True: that ends an outage."""
+    def answered(self, era: int) -> bool:
+        """Slack said something. True: that ends an outage. What was asked before the outage began does not."""
         was_on = self.on
+        if was_on and era != self._era:
+            return False
         self._failures, self._probing = 0, False
         return was_on
 

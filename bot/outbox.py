@@ -334,7 +334,7 @@ class Outbox:
             except Exception as error:  # noqa: BLE001 - each is worded and dealt with in one place
                 await self._failed(entry, action, refusal(error), error, era)
             else:
-                self._answered()
+                self._answered(era)
                 entry.tries, entry.misses, entry.retry_at = 0, 0, 0.0
                 message.moves += action.move
                 since = None
@@ -366,9 +366,9 @@ class Outbox:
 
     # ---- failures ----
 
-    def _answered(self) -> None:
+    def _answered(self, era: int) -> None:
         """Slack said something. After an outage those who failed because of it are tried again."""
-        if not self._outage.answered():
+        if not self._outage.answered(era):
             return
         log.info("Slack answers again")
         for entry in self._entries.values():
@@ -383,9 +383,9 @@ class Outbox:
         if said.meaning is Meaning.UNKNOWN:
             self._unanswered(entry, action, known, era)
         elif said.meaning is Meaning.TOKEN:
-            self._token_refused(entry, action, said, known)
+            self._token_refused(entry, action, said, known, era)
         else:
-            self._answered()
+            self._answered(era)
             await self._refused_by_slack(entry, action, said, error, known)
         if message.lost and message.index == ROOT:
             await self._give_up(entry, said, known)
@@ -400,17 +400,17 @@ class Outbox:
             if not was_on:
                 log.warning("Slack is not there; answers are kept until it is back")
             return
-        entry.tries += 1
-        if entry.tries % _PATIENCE_5XX == 0 and action.part is not None:
+        entry.tries += action.method in (Method.POST, Method.EDIT)
+        if entry.tries and entry.tries % _PATIENCE_5XX == 0:
             log.error("Slack fails on this message again and again; sending a simpler one", **known)
             self._simplify(action.message)
 
-    def _token_refused(self, entry: _Entry, action: Action, said: Refusal, known: dict[str, Any]) -> None:
+    def _token_refused(self, entry: _Entry, action: Action, said: Refusal, known: dict[str, Any], era: int) -> None:
         """Until somebody mends the app: then all goes on by itself."""
         entry.unanswered = True
         log.error("Slack refuses the app's token; run `flow doctor`", **known)
         if said.error == "missing_scope":
-            self._answered()
+            self._answered(era)
             self._schedule.hold(action.method, _TOKEN_REST)
         else:
             self._outage.rest(_TOKEN_REST)

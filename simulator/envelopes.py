@@ -19,6 +19,7 @@ from simulator.sockets import Socket, Sockets
 from simulator.state import App
 
 Json = dict[str, Any]
+HELD_AT_MOST = 2.0  # seconds that an event waits for others to be reordered with
 
 
 @dataclass(slots=True)
@@ -87,14 +88,21 @@ class Envelopes:
     def deliver_event(self, app: App, payload: Json) -> None:
         """Sends an event to one of the app's sockets, and again on Slack's schedule until it is acknowledged."""
         if self._faults.reorder:
+            if not self._held:
+                self._clock.call_later(HELD_AT_MOST, self._release)
             self._held.append((app, payload))
             if len(self._held) >= self._faults.reorder:
-                self._faults.reorder = 0
-                held, self._held = self._held, []
-                for each in reversed(held):
-                    self._leave_now_or_later(*each)
+                self._release()
             return
         self._leave_now_or_later(app, payload)
+
+    def _release(self) -> None:
+        """Those that were held leave, the last one first."""
+        if self._held:
+            self._faults.reorder = 0
+        held, self._held = self._held, []
+        for each in reversed(held):
+            self._leave_now_or_later(*each)
 
     def _leave_now_or_later(self, app: App, payload: Json) -> None:
         if self._faults.duplicates:

@@ -38,6 +38,7 @@ class Faults:
 
     def clear(self) -> None:
         self._calls: dict[str, deque[Fault]] = {}
+        self._down: int | None = None
         self._latency: dict[str, float] = {}
         self.handshakes_refused = 0
         self.handshake_status = 403
@@ -71,11 +72,20 @@ class Faults:
         """The next `times` calls are never answered: the caller runs into its own timeout."""
         self._script(method, Fault("hang", after), times)
 
+    def go_down(self, status: int = 503) -> None:
+        """Every Web API call answers `status`, without effect, until `come_up`."""
+        self._down = status
+
+    def come_up(self) -> None:
+        self._down = None
+
     def _script(self, method: str, fault: Fault, times: int) -> None:
         self._calls.setdefault(method, deque()).extend([fault] * times)
 
     def take(self, method: str) -> Fault | None:
         """The fault that this call of `method` meets, if any ("*" stands for every method)."""
+        if self._down is not None:
+            return Fault("fail", status=self._down, error="service_unavailable")
         for name in (method, "*"):
             if waiting := self._calls.get(name):
                 return waiting.popleft()
@@ -133,5 +143,5 @@ class Faults:
         self.delays.extend([seconds] * times)
 
     def reorder_events(self, count: int = 2) -> None:
-        """The next `count` events are held and leave in reverse order."""
+        """The next `count` events are held and leave in reverse order, after two seconds also when they are fewer."""
         self.reorder = count

@@ -63,6 +63,9 @@ _missing: dict[str, tuple[str, int]] = {}
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require", default="", help="comma-separated real parts (or all) whose absence is a failure")
     parser.addoption("--chaos-runs", type=int, default=0, help="runs in which the bot is killed (tests/chaos); 0: few")
+    parser.addoption(
+        "--chaos-answers", type=int, default=60, help="answers shown through a failing Slack (tests/chaos)"
+    )
     parser.addoption("--chaos-seed", default="1", help="what dies when, and what people say meanwhile")
 
 

@@ -90,21 +90,32 @@ def starter(path: Path, slack: SlackSimulator, host: ScriptedHost) -> Start:
     dsn = f"sqlite://{path}/db.sqlite"
 
     @asynccontextmanager
-    async def run(max_sessions: int = 10, flush: bool = True, connect: bool = True) -> AsyncIterator[Flow]:
+    async def run(
+        max_sessions: int = 10,
+        flush: bool = True,
+        connect: bool = True,
+        call_seconds: float = 2.0,
+        deaf_after: float = 25.0,
+        pace: float = 1.0,
+    ) -> AsyncIterator[Flow]:
         await migrations.upgrade(dsn)
         db = open_database(dsn)
         tokens = {"app_token": slack.app_token, "bot_token": slack.bot_token, "api_url": slack.api_url}
         store = Store(db)
         me = await preflight(**tokens)
         try:
-            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(2)) as http, Tasks("test") as tasks:
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(call_seconds)) as http,
+                Tasks("test") as tasks,
+            ):
                 client = web_client(slack.bot_token, slack.api_url, http)
                 async with Sessions(store, host, max_sessions=max_sessions) as sessions:
-                    show = Show(sessions, Delivery(client, me.bot_id), MessageStore(db))
+                    show = Show(sessions, Delivery(client, me.bot_id), MessageStore(db), pace=pace)
                     sessions.observe(show.observe)
                     door = Door(sessions, show, client, me, "1.2.3", "scripted")
                     door.attend()
-                    socket = SlackSocket(**tokens, ping_interval=2, on_connected=door.connected)
+                    timing = {"ping_interval": min(2.0, deaf_after / 4), "deaf_after": deaf_after}
+                    socket = SlackSocket(**tokens, **timing, on_connected=door.connected)
                     async with show.outbox, door.after:
                         await Reaper(sessions, store, host, session_timeout=timedelta(minutes=30)).sweep()
                         if connect:
