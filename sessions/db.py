@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import IO, Any, TypeVar
 from uuid import uuid4
 
@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from config.logging import get_logger
 from sessions import sqlite
 from sessions.dsn import Dsn, parse_dsn
-from sessions.engines import create_engine
+from sessions.engines import create_engine, unbroken
 from sessions.errors import StoreBusy, StoreUnavailable
 from sessions.outage import Outage, hindrance, is_locked, translated
 
@@ -121,17 +121,27 @@ class Database:
             return
         while True:
             async with self._turn(deadline, fast=fast), contextlib.AsyncExitStack() as stack:
-                try:
-                    opening = self._connection(deadline, flow_writes=True)
-                    connection = await stack.enter_async_context(opening)
-                except sa.exc.OperationalError as error:
-                    self._hindrance = hindrance(error, self.dsn) or ""
-                    if not is_locked(error) or _now() >= deadline:
-                        raise
-                else:
-                    self._hindrance = ""
-                    yield connection
+                if (unlocked := await self._unlocked(stack, deadline, fast=fast)) is not None:
+                    yield unlocked
                     return
+
+    async def _unlocked(
+        self, stack: contextlib.AsyncExitStack, deadline: float, *, fast: bool
+    ) -> AsyncConnection | None:
+        """A connection that may write. None: another program has the file locked, and somebody waits who is faster."""
+        assert self._writers is not None
+        while True:
+            try:
+                connection = await stack.enter_async_context(self._connection(deadline, flow_writes=True))
+            except sa.exc.OperationalError as error:
+                self._hindrance = hindrance(error, self.dsn) or ""
+                if not is_locked(error) or _now() >= deadline:
+                    raise
+                if not fast and self._writers.hurried:
+                    return None
+            else:
+                self._hindrance = ""
+                return connection
 
     @contextlib.asynccontextmanager
     async def _turn(self, deadline: float, *, fast: bool) -> AsyncIterator[None]:
@@ -252,24 +262,6 @@ def _cut(connection: AsyncConnection) -> None:
     """The server is silent: whoever waits for it fails at once, and the pool is renewed."""
     if connection.sync_connection is not None and not connection.closed and not connection.invalidated:
         _driver(connection).terminate()
-
-
-async def unbroken(work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which runs to its end even if the caller is cancelled meanwhile.
-
-    A cancellation in the middle of a driver's call makes SQLAlchemy throw the connection away, and with aiosqlite that
-    can wait for ever on the connection's ended thread.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():  # also when cancelled again; drivers have their own timeouts
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # the cancellation is what counts now
-        raise
 
 
 def open_database(dsn: str, *, exclusive: bool = True) -> Database:

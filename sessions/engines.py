@@ -1,14 +1,19 @@
-"""The engines under `Database`: how connections to SQLite and PostgreSQL are made."""
+"""What `Database` stands on: how connections to SQLite and PostgreSQL are made, and how drivers are waited for."""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from sessions import sqlite
 from sessions.dsn import Dsn
+
+T = TypeVar("T")
 
 _POOL_SECONDS = 10.0  # the most that anybody waits for a free connection
 _WAL_BYTES = 64 * 1024**2  # what the write-ahead log keeps of the disk after a rush
@@ -61,3 +66,21 @@ def _postgres_engine(dsn: Dsn) -> AsyncEngine:
         max_overflow=8,
         pool_timeout=_POOL_SECONDS,
     )
+
+
+async def unbroken(work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which runs to its end even if the caller is cancelled meanwhile.
+
+    A cancellation in the middle of a driver's call makes SQLAlchemy throw the connection away, and with aiosqlite that
+    can wait for ever on the connection's ended thread.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():  # also when cancelled again; drivers have their own timeouts
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # the cancellation is what counts now
+        raise

@@ -73,6 +73,11 @@ class Writers:
         self._fast: deque[asyncio.Future[None]] = deque()
         self._others: deque[asyncio.Future[None]] = deque()
 
+    @property
+    def hurried(self) -> bool:
+        """Somebody who is `fast` waits."""
+        return any(not called.done() for called in self._fast)
+
     @asynccontextmanager
     async def turn(self, *, fast: bool = False) -> AsyncIterator[None]:
         """Held while the context lasts. Whoever is `fast` goes before whoever is not."""
