@@ -199,8 +199,9 @@ async def _database(settings: Settings) -> Finding:
         return Finding("ok", f"SQLite {sqlite3.sqlite_version}, made at the first start")
     database = open_database(settings.sessions.dsn, exclusive=False)
     try:
-        await database.check()
         now = await revision(settings.sessions.dsn)
+        if now is not None:
+            await database.check()
     finally:
         await database.close()
     kind = "SQLite" if dsn.path is not None else "PostgreSQL"
