@@ -149,7 +149,7 @@ class Sessions:
             session, turn = submitted.session, submitted.turn
             log.info("turn stored", session=session.id, turn=turn.id, ahead=stored.ahead)
             if stored.holder in (None, self.owner):
-                self._telling.announce(session, turn, stored.ahead)
+                self._telling.stored(session, turn, stored.ahead, new_session=submitted.new_session)
                 self._ring_here(session.id)
             elif self._bell is not None:
                 await self._bell.ring(session.id)
@@ -374,6 +374,7 @@ class Sessions:
     def _ended(self, live: LiveSession, task: asyncio.Task[bool]) -> None:
         del self._live[live.id], self._tasks[live.id]
         live.ended()
+        self._telling.ended(live.id)
         self._places.free(live.id)
         if not self._draining and not task.cancelled() and task.result():
             self._group.create_task(self._look_again(live.id), name=f"look again {live.id}")

@@ -35,6 +35,8 @@ class Telling:
         self._transcript = transcript
         self._observers: list[Observer] = []
         self._told: dict[SessionId, dict[TurnId, _Told]] = {}  # announced and not delivered
+        self._read: set[SessionId] = set()  # what the table knew of them is told
+        self._missed: set[SessionId] = set()  # got a turn while their table was being read, or before
         self._delivered: dict[TurnId, None] = {}  # the newest: what was read of the table may be older
 
     def observe(self, observer: Observer) -> None:
@@ -43,6 +45,15 @@ class Telling:
     def shows(self, session_id: SessionId) -> bool:
         """There are turns that were announced here and are not delivered yet."""
         return session_id in self._told
+
+    def stored(self, session: Session, turn: Turn, ahead: int, *, new_session: bool) -> None:
+        """A turn came in. Announced now; but by `catch_up` where the session may have older ones that are not told."""
+        if new_session:
+            self._read.add(session.id)
+        if session.id in self._read:
+            self.announce(session, turn, ahead)
+        else:
+            self._missed.add(session.id)
 
     def announce(self, session: Session, turn: Turn, ahead: int) -> bool:
         """Queued, unless it was told. The first word about every turn."""
@@ -69,20 +80,31 @@ class Telling:
         if not told:
             self._told.pop(session_id, None)
 
+    def ended(self, session_id: SessionId) -> None:
+        """Nobody runs it here: whoever does so next reads the table first."""
+        self._read.discard(session_id)
+        self._missed.discard(session_id)
+
     def release(self, session_id: SessionId) -> None:
         """The session is another's now."""
+        self.ended(session_id)
         for told in self._told.pop(session_id, {}).values():
             self._pass_on(told.session, told.turn, Released())
 
     async def catch_up(self, session_id: SessionId, mine: Callable[[], bool] = lambda: True) -> None:
         """Tells what the table knows and observers do not: turns that are new here, and ends that others set."""
-        for waiting in await self._store.undelivered(session_id):
-            if not mine():
-                return
-            if self.announce(waiting.session, waiting.turn, waiting.ahead):
-                await self._replay(waiting)
-            elif outcome := outcome_of(waiting.turn):
-                self.tell(waiting.session, waiting.turn, Settled(outcome, waiting.turn.seconds))
+        while True:
+            self._missed.discard(session_id)
+            for waiting in await self._store.undelivered(session_id):
+                if not mine():
+                    return
+                if self.announce(waiting.session, waiting.turn, waiting.ahead):
+                    await self._replay(waiting)
+                elif outcome := outcome_of(waiting.turn):
+                    self.tell(waiting.session, waiting.turn, Settled(outcome, waiting.turn.seconds))
+            if session_id not in self._missed:
+                break
+        self._read.add(session_id)
 
     async def _replay(self, waiting: Waiting) -> None:
         session, turn = waiting.session, waiting.turn

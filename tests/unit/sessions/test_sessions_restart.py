@@ -277,3 +277,16 @@ async def test_an_unknown_session_is_not_found_and_a_thread_finds_its_own(heart:
     assert await heart.sessions.find(ThreadId("T1", "C1", "8.0")) is None
     assert [one.id for one in await heart.sessions.list(user_id="U1")] == [asked.session.id]
     assert await heart.sessions.list(user_id="U2") == []
+
+
+async def test_a_message_that_comes_right_after_a_restart_is_announced_after_the_older_ones(start: Any) -> None:
+    async with start() as before:
+        first = await before.ask("HOLD")
+        await before.process(first)
+    async with start() as after:
+        second = await after.ask("two")
+        await until(lambda: "Queued" in after.kinds(second.turn.id))
+        announced = [turn.id for _, turn, event in after.told if isinstance(event, Queued)]
+        assert announced == [first.turn.id, second.turn.id]
+        (await after.process(first)).answer("one")
+        assert await after.settled(second) == Done()
