@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from bot.answer import HOPELESS, PLAIN, Action, Answer, Message, Search
+from bot.answer import Action, Answer, Message
 from bot.delivery import Delivery
 from bot.order import Order
 from bot.outage import Outage
 from bot.parts import ROOT
-from bot.refusals import Meaning, Refusal, place_sentence, refusal
 from bot.schedule import Clock, Job, Method, Schedule, Urgency
 from bot.sending import NotHeld, Sender
+from bot.setbacks import Entry, Setbacks
 from bot.store import MessageStore
 from bot.tasks import Tasks
 from config.logging import bind, get_logger
@@ -35,25 +33,7 @@ log = get_logger(__name__)
 
 GAP = 3.0  # seconds between two edits of a growing message (docs.slack.dev, chat.update)
 FIRST_GAP = 1.0  # until the first words replace "Thinking…"
-_PATIENCE = 6  # attempts at something that fails for no known reason
-_PATIENCE_5XX = 10  # attempts at a message that Slack fails on while it answers otherwise
 _UNHELD = 1.0  # seconds until it is asked again whether a session may be shown
-_TOKEN_REST = 30.0  # seconds until a refused token is tried again
-
-
-@dataclass(slots=True)
-class _Entry:
-    answer: Answer
-    since: float | None = None  # the oldest change that nobody has seen
-    method: Method = Method.POST  # of the next call, as far as known
-    urgency: Urgency = Urgency.FIRST
-    busy: bool = True  # a call is under way; at first, the table is being read
-    tries: int = 0  # failures in a row that are its own
-    misses: int = 0  # failures in a row
-    retry_at: float = 0.0
-    unanswered: bool = False  # the last call failed because Slack was away
-    closed: bool = False
-    idle: asyncio.Event = field(default_factory=asyncio.Event)  # its last call has ended, after it was dropped
 
 
 class Outbox:
@@ -85,14 +65,17 @@ class Outbox:
         self._clock = clock
         self._schedule = Schedule(clock, pace)
         self._outage = Outage(clock)
+        self._setbacks = Setbacks(
+            self._schedule, self._outage, self._sender, clock, again=self._try_again, give_up=self._give_up
+        )
         self._order = Order()
-        self._entries: dict[TurnId, _Entry] = {}
-        self._leaving: dict[TurnId, _Entry] = {}  # dropped with a call under way
+        self._entries: dict[TurnId, Entry] = {}
+        self._leaving: dict[TurnId, Entry] = {}  # dropped with a call under way
         self._bell = asyncio.Event()
         self._quiet = asyncio.Event()
         self._flushing = False
         self._tasks = Tasks("outbox")
-        self._early: list[_Entry] = []  # added before the outbox was entered
+        self._early: list[Entry] = []  # added before the outbox was entered
 
     # ---- life ----
 
@@ -128,7 +111,7 @@ class Outbox:
 
     def add(self, answer: Answer) -> None:
         """A turn to show. Its messages, if it has any yet, are looked up first."""
-        entry = self._entries[answer.turn_id] = _Entry(answer, since=self._clock())
+        entry = self._entries[answer.turn_id] = Entry(answer, since=self._clock())
         self._order.add(answer)
         self._quiet.clear()
         if self._tasks.open:
@@ -167,7 +150,7 @@ class Outbox:
 
     # ---- scheduling ----
 
-    def _urgency(self, entry: _Entry) -> Urgency:
+    def _urgency(self, entry: Entry) -> Urgency:
         view = entry.answer.view
         if view.settled:
             return Urgency.FINAL
@@ -179,7 +162,7 @@ class Outbox:
     def _last(answer: Answer) -> Message:
         return answer.messages[max(answer.messages)]
 
-    def _enqueue(self, entry: _Entry) -> None:
+    def _enqueue(self, entry: Entry) -> None:
         if entry.busy or entry.closed or entry.since is None:
             return
         answer, soonest = entry.answer, entry.retry_at
@@ -234,7 +217,7 @@ class Outbox:
             since, entry.since, entry.busy = entry.since, None, True
             self._tasks.start(self._attempt(entry, action, since, self._outage.begin()), action.method.value)
 
-    def _go_on(self, entry: _Entry) -> None:
+    def _go_on(self, entry: Entry) -> None:
         """After a call: the next one, if there is something left to do; others of the thread may have waited for it."""
         self._bell.set()
         if entry.answer.released:
@@ -246,7 +229,7 @@ class Outbox:
         self._step(entry)
         self._wake_others(entry)
 
-    def _step(self, entry: _Entry) -> None:
+    def _step(self, entry: Entry) -> None:
         if entry.busy or entry.closed:
             self._note_quiet()
             return
@@ -259,17 +242,17 @@ class Outbox:
         entry.urgency = self._urgency(entry)
         self._enqueue(entry)
 
-    def _wake_others(self, entry: _Entry) -> None:
+    def _wake_others(self, entry: Entry) -> None:
         for answer in self._order.others(entry.answer):
             if (other := self._entries.get(answer.turn_id)) is not None:
                 self._step(other)
 
-    def _leave_order(self, entry: _Entry) -> None:
+    def _leave_order(self, entry: Entry) -> None:
         self._order.remove(entry.answer)
         self._wake_others(entry)
         self._note_quiet()
 
-    def _next_action(self, entry: _Entry) -> Action | None:
+    def _next_action(self, entry: Entry) -> Action | None:
         """None: nothing to do, or not yet."""
         misplaced = self._order.misplaced(entry.answer)
         if misplaced is not None:
@@ -278,7 +261,7 @@ class Outbox:
         posts = action is not None and action.method is Method.POST
         return None if posts and not self._order.may_post(entry.answer) else action
 
-    def _rest(self, entry: _Entry) -> None:
+    def _rest(self, entry: Entry) -> None:
         """All is shown as it should be, or waits for another answer."""
         entry.since = None
         answer = entry.answer
@@ -290,13 +273,13 @@ class Outbox:
             self._close(entry)
         self._note_quiet()
 
-    def _close(self, entry: _Entry) -> None:
+    def _close(self, entry: Entry) -> None:
         if not entry.closed:
             entry.closed = entry.busy = True
             self._schedule.drop(entry.answer.turn_id)
             self._tasks.start(self._report(entry), "delivered")
 
-    async def _report(self, entry: _Entry) -> None:
+    async def _report(self, entry: Entry) -> None:
         answer = entry.answer
         while not self._may_show(answer.session_id) and not answer.released:  # noqa: ASYNC110 - time decides it
             await asyncio.sleep(_UNHELD)
@@ -311,15 +294,22 @@ class Outbox:
         if not len(self._schedule) and not any(entry.busy for entry in self._entries.values()):
             self._quiet.set()
 
+    def _try_again(self) -> None:
+        """Slack answers again."""
+        for entry in self._entries.values():
+            if entry.unanswered:
+                entry.unanswered, entry.retry_at = False, 0.0
+                self._enqueue(entry)
+
     # ---- one call ----
 
-    async def _load(self, entry: _Entry) -> None:
+    async def _load(self, entry: Entry) -> None:
         if (before := self._leaving.get(entry.answer.turn_id)) is not None:
             await before.idle.wait()  # what it is posting has to be found
         await self._sender.load(entry.answer)
         self._go_on(entry)
 
-    async def _attempt(self, entry: _Entry, action: Action, since: float | None, era: int) -> None:
+    async def _attempt(self, entry: Entry, action: Action, since: float | None, era: int) -> None:
         answer, message = entry.answer, action.message
         with bind(turn=answer.turn_id, thread=answer.thread_ts, channel=answer.channel):
             try:
@@ -329,12 +319,12 @@ class Outbox:
                 entry.retry_at = self._clock() + _UNHELD
             except StoreUnavailable as error:
                 self._outage.gave_up(era)
-                self._back_off(entry)
+                entry.back_off(self._clock())
                 log.debug("cannot note down what is to be posted; trying again", error=str(error))
             except Exception as error:  # noqa: BLE001 - each is worded and dealt with in one place
-                await self._failed(entry, action, refusal(error), error, era)
+                await self._setbacks.failed(entry, action, error, era)
             else:
-                self._answered(era)
+                self._setbacks.answered(era)
                 entry.tries, entry.misses, entry.retry_at = 0, 0, 0.0
                 message.moves += action.move
                 since = None
@@ -364,112 +354,7 @@ class Outbox:
             await asyncio.sleep(delay)
             delay = min(30.0, delay * 2)
 
-    # ---- failures ----
-
-    def _answered(self, era: int) -> None:
-        """Slack said something. After an outage those who failed because of it are tried again."""
-        if not self._outage.answered(era):
-            return
-        log.info("Slack answers again")
-        for entry in self._entries.values():
-            if entry.unanswered:
-                entry.unanswered, entry.retry_at = False, 0.0
-                self._enqueue(entry)
-
-    async def _failed(self, entry: _Entry, action: Action, said: Refusal, error: Exception, era: int) -> None:
-        message = action.message
-        known = {"method": action.method.value, "part": message.index, "error": said.error}
-        message.unknown = message.unknown or (said.meaning is Meaning.UNKNOWN and action.method is Method.POST)
-        if said.meaning is Meaning.UNKNOWN:
-            self._unanswered(entry, action, known, era)
-        elif said.meaning is Meaning.TOKEN:
-            self._token_refused(entry, action, said, known, era)
-        else:
-            self._answered(era)
-            await self._refused_by_slack(entry, action, said, error, known)
-        if message.lost and message.index == ROOT:
-            await self._give_up(entry, said, known)
-
-    def _unanswered(self, entry: _Entry, action: Action, known: dict[str, Any], era: int) -> None:
-        was_on = self._outage.on
-        self._outage.failed(era)
-        self._back_off(entry)
-        entry.unanswered = True
-        (log.debug if was_on else log.warning)("Slack did not answer; trying again", attempt=entry.misses, **known)
-        if self._outage.on:
-            if not was_on:
-                log.warning("Slack is not there; answers are kept until it is back")
-            return
-        entry.tries += action.method in (Method.POST, Method.EDIT)
-        if entry.tries and entry.tries % _PATIENCE_5XX == 0:
-            log.error("Slack fails on this message again and again; sending a simpler one", **known)
-            self._simplify(action.message)
-
-    def _token_refused(self, entry: _Entry, action: Action, said: Refusal, known: dict[str, Any], era: int) -> None:
-        """Until somebody mends the app: then all goes on by itself."""
-        entry.unanswered = True
-        log.error("Slack refuses the app's token; run `flow doctor`", **known)
-        if said.error == "missing_scope":
-            self._answered(era)
-            self._schedule.hold(action.method, _TOKEN_REST)
-        else:
-            self._outage.rest(_TOKEN_REST)
-
-    async def _refused_by_slack(
-        self, entry: _Entry, action: Action, said: Refusal, error: Exception, known: dict[str, Any]
-    ) -> None:
-        answer, message = entry.answer, action.message
-        looking = action.method in (Method.REPLIES, Method.HISTORY)
-        match said.meaning:
-            case Meaning.LIMITED:
-                log.info("Slack asks to slow down", seconds=said.seconds, **known)
-                self._schedule.hold(action.method, said.seconds)
-            case Meaning.GONE:
-                await self._gone(entry, action, said, known)
-            case Meaning.CONTENT:
-                log.warning("Slack refused the blocks; sending simpler ones", **known)
-                self._simplify(message)
-            case Meaning.CHANNEL if looking and said.error == "thread_not_found":
-                await self._sender.looked(answer)  # with its root and all replies gone, ours are gone too
-            case Meaning.CHANNEL:
-                await self._give_up(entry, said, known)
-            case _ if looking and said.error == "invalid_cursor":
-                answer.search = Search()
-            case _:
-                self._back_off(entry)
-                entry.tries += 1
-                log.error("showing an answer failed", attempt=entry.tries, exc_info=error, **known)
-                if entry.tries >= _PATIENCE:
-                    message.lost = True
-
-    async def _gone(self, entry: _Entry, action: Action, said: Refusal, known: dict[str, Any]) -> None:
-        message = action.message
-        if action.method is not Method.DELETE:
-            message.lost = message.reposted
-            message.reposted = True
-        elif said.error != "message_not_found":  # it is there, and stays
-            message.lost = not action.move
-            message.moves += 100
-            return
-        await self._sender.forget(entry.answer, action)
-        log.info("a message is gone", again=not message.lost, **known)
-
-    def _simplify(self, message: Message) -> None:
-        if message.form < PLAIN:
-            message.form += 1
-        else:
-            message.form, message.lost = HOPELESS, True
-            log.error("Slack refuses even plain text; the answer is in the transcript", part=message.index)
-
-    def _back_off(self, entry: _Entry) -> None:
-        entry.misses += 1
-        pause = min(30.0, 0.5 * 2 ** min(entry.misses - 1, 8)) * random.uniform(0.6, 1.0)
-        entry.retry_at = self._clock() + pause
-
-    async def _give_up(self, entry: _Entry, said: Refusal, known: dict[str, Any]) -> None:
-        if entry.answer.released:
-            return
-        sentence = place_sentence(said.error)
-        log.error("an answer cannot be shown", reason=sentence, **known)
-        await self._insist(lambda: self._refused(entry.answer, sentence), "a refusal")
-        self._close(entry)
+    async def _give_up(self, entry: Entry, sentence: str) -> None:
+        if not entry.answer.released:
+            await self._insist(lambda: self._refused(entry.answer, sentence), "a refusal")
+            self._close(entry)

@@ -60,7 +60,8 @@ class Sender:
             case Method.DELETE:
                 assert message.ts is not None
                 await self._delivery.delete(answer.channel, message.ts)
-                await self.forget(answer, action)
+                if not answer.released:
+                    await self.forget(answer, action)
             case Method.POST:
                 assert part is not None
                 await self._post(answer, action, part)
@@ -68,7 +69,8 @@ class Sender:
                 assert part is not None
                 assert message.ts is not None
                 await self._delivery.edit(answer.channel, message.ts, part)
-                await self._shown(answer, action, part)
+                if not answer.released:
+                    await self._shown(answer, action, part)
 
     def _check(self, answer: Answer) -> None:
         if answer.released or not self._may_show(answer.session_id):
@@ -98,7 +100,7 @@ class Sender:
             answer.channel, thread_ts, answer.turn_id, answer.asked_ts, search.cursor
         )
         search.found = found | search.found
-        if search.cursor is None:
+        if search.cursor is None and not answer.released:
             await self.looked(answer)
 
     async def looked(self, answer: Answer) -> None:

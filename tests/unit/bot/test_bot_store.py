@@ -28,11 +28,14 @@ async def test_a_message_from_intent_to_end(database: Database) -> None:
     assert stored is not None
     turn = stored.submitted.turn.id
     store = MessageStore(database)
-    await store.intend(turn, 0, "C1")
-    await store.intend(turn, 0, "C1")
-    await store.intend(turn, 1, "C1")
+    assert await store.intend(turn, 0, "C1")
+    assert not await store.intend(turn, 0, "C1")
+    assert await store.intend(turn, 1, "C1")
     assert await store.of_turn(turn) == [Posted(0, None, None, False), Posted(1, None, None, False)]
     await store.shown(turn, 0, "1.2", "d", True)
+    await store.posted(turn, 0, "1.9")  # what is known stays
+    await store.posted(turn, 1, "1.3")
+    assert (await store.of_turn(turn))[1] == Posted(1, "1.3", None, False)
     await store.forget(turn, 1)
     assert await store.of_turn(turn) == [Posted(0, "1.2", "d", True)]
     assert await store.of_turn(TurnId("other")) == []
