@@ -60,11 +60,8 @@ def format_duration(seconds: float) -> str:
 
 def format_size(size: int) -> str:
     """The shortest usual spelling of so many bytes: "512 MiB", "1.5 GiB"."""
-    amount = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if amount < 1024:
-            break
+    amount, units = float(size), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while amount >= 1024 and len(units) > 1:
         amount /= 1024
-    else:
-        unit = "TiB"
-    return f"{amount:.1f}".removesuffix(".0") + f" {unit}"
+        units.pop(0)
+    return f"{amount:.1f}".removesuffix(".0") + f" {units[0]}"

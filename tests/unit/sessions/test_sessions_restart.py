@@ -241,6 +241,7 @@ async def test_a_working_session_does_not_sleep(heart: Heart) -> None:
 async def test_a_runtime_that_is_down_does_not_keep_a_session_awake(heart: Heart) -> None:
     asked = await heart.ask("one")
     await heart.settled(asked)
+    await heart.sessions.delivered(asked.turn.id)
     heart.host.unavailable = RuntimeUnavailable()
     assert await heart.sessions.sleep(asked.session.id)
     assert (await heart.sessions.get(asked.session.id)).state is SessionState.ASLEEP

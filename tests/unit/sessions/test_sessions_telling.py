@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from conftest import Heart
 
-from sessions.lookup import Waiting
 from sessions.store import Store
 from sessions.telling import Telling
 from sessions.types import SessionId
@@ -18,7 +15,7 @@ async def test_a_turn_that_is_shown_while_the_table_is_read_is_not_told_again(he
     session_id, turn_id = asked.session.id, asked.turn.id
 
     class Slow(Store):
-        async def undelivered(self, session_id: SessionId) -> list[Any]:
+        async def undelivered(self, session_id: SessionId) -> list[Waiting]:
             found = await super().undelivered(session_id)
             await self.mark_delivered(turn_id)
             telling.delivered(session_id, turn_id)
