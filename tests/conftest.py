@@ -11,6 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples in each run of the suite; new ones, and many, in `make chaos`.
+settings.register_profile("suite", derandomize=True, deadline=None, database=None)
+settings.register_profile("chaos", max_examples=1_000, deadline=None, database=None)
+settings.load_profile("suite")
 
 HOW = "make provision"
 

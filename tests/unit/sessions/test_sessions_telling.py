@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from conftest import Heart
 
+from sessions.lookup import Waiting
 from sessions.store import Store
 from sessions.telling import Telling
 from sessions.types import SessionId
