@@ -103,12 +103,14 @@ def _message(slack: SlackSimulator, channel: Channel, record: Record) -> Message
 def asked(slack: SlackSimulator) -> list[Asked]:
     """Every prompt with directives that people wrote for the bot and Slack delivered, or goes on trying to.
 
-    A command that was not acknowledged is not among them: Slack told its author.
+    A command that was not acknowledged, or with an excuse, is not among them: its author was told.
     """
+    excused = {ack.envelope_id for ack in slack.acks if isinstance(ack.payload, dict) and ack.payload.get("text")}
     found = [
         Asked(f"cmd:{delivery.payload['trigger_id']}", str(delivery.payload.get("text", "")))
         for delivery in slack.deliveries
         if delivery.type == "slash_commands" and delivery.acked and not delivery.timed_out
+        if delivery.envelope_id not in excused
     ]
     for channel in slack.workspace.channels.values():
         if slack.bot_user_id not in channel.members:
