@@ -138,6 +138,8 @@ SLOWLY = {"refresh", "too_many_websockets", "link_disabled", "sockets reset", "d
 
 
 async def mixed(slack: SlackSimulator, dice: random.Random) -> None:
+    """Two at once: of calls, and of anything."""
+    await FAULTS[dice.choice(list(FAULTS)[:8])](slack, dice)
     kind = dice.choice(list(FAULTS))
     await FAULTS[kind](slack, dice)
     if kind in SLOWLY:
