@@ -132,6 +132,7 @@ class LiveSession:
                 outcome = await run.run()
                 await _finish(self._settle(link, run.turn, outcome))
             except AlreadySettled:
+                await self._shared.stored(lambda: self._telling.catch_up(self.id))  # in case nobody has told
                 await self._rest(link)
             except LeaseLost:
                 raise

@@ -420,7 +420,7 @@ class Sessions:
 
     def _heard(self, session_id: SessionId) -> None:
         """Something may have changed in the table behind a live session's back."""
-        if not self._holdings.exclusive and session_id in self._live:
+        if session_id in self._live:
             self._group.create_task(self._look_behind(session_id), name=f"look behind {session_id}")
 
     async def _look_behind(self, session_id: SessionId) -> None:

@@ -110,13 +110,17 @@ class Telling:
         session, turn = waiting.session, waiting.turn
         if turn.started_at is not None:
             self.tell(session, turn, Started())
+            await self._replay_events(session, turn)
+        if outcome := outcome_of(turn):
+            self.tell(session, turn, Settled(outcome, turn.seconds))
+
+    async def _replay_events(self, session: Session, turn: Turn) -> None:
+        """Only of a turn that had started when it was read: what it says from then on is told as it comes."""
         cursor = 0
         while entries := await self._transcript.read(session.id, turn_id=turn.id, after=cursor):
             for entry in entries:
                 self.tell(session, turn, entry.event)
             cursor = entries[-1].cursor
-        if outcome := outcome_of(turn):
-            self.tell(session, turn, Settled(outcome, turn.seconds))
 
     def _pass_on(self, session: Session, turn: Turn, event: LifeEvent | AgentEvent) -> None:
         for observer in self._observers:

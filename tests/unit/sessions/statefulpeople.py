@@ -1,18 +1,12 @@
-"""The state machine's first half: what people do in their threads. See test_sessions_stateful.py."""
+"""What people do in their threads; the first half of what may happen (see test_sessions_stateful.py)."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from statefulworld import Asked, World
 
-from sessions.types import Aside, Failed, Interrupted, Prompt, ThreadId, Withdrawn
-
-#: Rounds of the event loop after a step; None: until nothing moves.
-THEN = st.sampled_from([None, None, None, 0, 1, 2, 3, 5, 8, 13, 21])
-PICK = st.integers(0, 5)
+from sessions.types import Aside, Interrupted, Prompt, ThreadId, TurnState, Withdrawn
 
 
 def one_of(items: list[Any], pick: int) -> Any:
@@ -20,54 +14,29 @@ def one_of(items: list[Any], pick: int) -> Any:
     return items[-1 - pick % len(items)]
 
 
-class People(RuleBasedStateMachine):
+class People:
+    """Each act takes a number by which it chooses; where there is nothing to choose of, it does nothing."""
+
     world: World
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.failed = False
+    # -- messages ---------------------------------------------------------
 
-    @initialize(places=st.integers(1, 3))
-    def begin(self, places: int) -> None:
-        self.world = World(places)
-        self.world.loop.settle()
+    def ask(self, pick: int) -> None:
+        self._write(pick, "")
 
-    def go_on(self, then: int | None) -> None:
-        if then is None:
-            self.world.loop.settle()
-        for _ in range(then or 0):
-            self.world.loop.step()
+    def ask_for_work(self, pick: int) -> None:
+        """Claude works until it is told to answer."""
+        self._write(pick, "HOLD ")
 
-    @invariant()
-    def lawful(self) -> None:
-        if hasattr(self, "world"):
-            try:
-                self.world.check()
-            except AssertionError:
-                self.failed = True
-                raise
+    def ask_late(self, pick: int) -> None:
+        """The message was written before the last one."""
+        self._write(pick, "HOLD ", late=15)
 
-    # -- people ---------------------------------------------------------
-
-    @rule(thread=st.integers(1, 3), hold=st.booleans(), late=st.booleans(), then=THEN)
-    def ask(self, thread: int, hold: bool, late: bool, then: int | None) -> None:
+    def _write(self, pick: int, kind: str, late: int = 0) -> None:
         number = len(self.world.asked) + 1
-        ts = f"{1_700_000_000 + number * 10 - (15 if late else 0)}.000000"
-        text = f"{'HOLD ' if hold else ''}p{number}"
-        prompt = Prompt(ThreadId("T1", "C1", f"{thread}.0"), f"C1:{ts}", ts, "U1", text)
-        asked = Asked(prompt, self.world.moment())
-        if self.world.host.refusals or self.world.host.unavailable:
-            asked.may_be.add(Failed)
-        if self.world.stopping[prompt.thread]:
-            asked.may_be.add(Interrupted)
-        self.world.asked.append(asked)
-        self.submit(asked)
-        self.go_on(then)
-
-    @rule(thread=st.integers(1, 2), then=THEN)
-    def ask_for_work(self, thread: int, then: int | None) -> None:
-        """The likeliest of all."""
-        self.ask(thread, hold=True, late=False, then=then)
+        ts = f"{1_700_000_000 + number * 10 - late}.000000"
+        thread = ThreadId("T1", "C1", f"{(1, 1, 1, 2, 2, 3)[pick % 6]}.0")
+        self.submit(self.world.writes(Prompt(thread, f"C1:{ts}", ts, "U1", f"{kind}p{number}")))
 
     def submit(self, asked: Asked) -> None:
         """Without an acknowledgement Slack sends it again."""
@@ -78,67 +47,59 @@ class People(RuleBasedStateMachine):
         submitted = await self.world.program.sessions.submit(asked.prompt)
         if asked.acknowledged is None:
             asked.acknowledged = self.world.moment()
-        if submitted is None:
-            if not asked.deleted:
-                self.world.laws.broke(f"{asked.prompt.source_id} was dropped")
-            return
-        asked.turn_id, asked.session_id = submitted.turn.id, submitted.session.id
+        if submitted is not None:
+            asked.turn_id, asked.session_id = submitted.turn.id, submitted.session.id
+        elif not asked.deleted:
+            self.world.laws.broke(f"{asked.prompt.source_id} was dropped")
 
-    @precondition(lambda self: self.world.asked)
-    @rule(pick=PICK, then=THEN)
-    def deliver_again(self, pick: int, then: int | None) -> None:
-        self.submit(one_of(self.world.asked, pick))
-        self.go_on(then)
+    def deliver_again(self, pick: int) -> None:
+        if self.world.asked:
+            self.submit(one_of(self.world.asked, pick))
 
-    @precondition(lambda self: self.world.asked)
-    @rule(pick=PICK, text=st.sampled_from(["HOLD edited", "edited", None]), then=THEN)
-    def edit(self, pick: int, text: str | None, then: int | None) -> None:
-        asked = one_of(self.world.asked, pick)
-        if self.world.program.ready:
-            if text is None:
-                asked.deleted = True
-                asked.may_be.add(Withdrawn)
-            self.world.spawn(self._edit(asked, text))
-        self.go_on(then)
+    def edit(self, pick: int) -> None:
+        if self.world.asked and self.world.program.ready:
+            self.world.spawn(self._amend(one_of(self.world.asked, pick), "HOLD edited"))
 
-    async def _edit(self, asked: Asked, text: str | None) -> None:
+    def delete(self, pick: int) -> None:
+        if self.world.asked and self.world.program.ready:
+            asked = one_of(self.world.asked, pick)
+            asked.deleted = True
+            asked.may_be.add(Withdrawn)
+            self.world.spawn(self._amend(asked, None))
+
+    async def _amend(self, asked: Asked, text: str | None) -> None:
         moment = self.world.moment()
         source = asked.prompt.thread.team, asked.prompt.thread.channel, asked.prompt.source_id
-        await self.world.program.sessions.amend(
-            *source, text and f"{text} {moment}", f"{1_700_000_500 + moment}.000000"
-        )
+        edited_ts = f"{1_700_000_500 + moment}.000000"
+        await self.world.program.sessions.amend(*source, text and f"{text} {moment}", edited_ts)
 
-    @precondition(lambda self: self.turns())
-    @rule(pick=PICK, what=st.sampled_from(["withdraw", "hurry"]), then=THEN)
-    def change(self, pick: int, what: str, then: int | None) -> None:
-        asked = one_of(self.turns(), pick)
-        if what == "withdraw":
+    def overhear(self, pick: int) -> None:
+        if self.world.asked and self.world.program.ready:
+            thread, moment = one_of(self.world.asked, pick).prompt.thread, self.world.moment()
+            ts = f"{1_700_000_000 + len(self.world.asked) * 10}.{moment:06}"
+            self.world.spawn(self._overhear(Aside(thread, f"C1:{ts}", ts, "U3", "Jonas", f"aside-{moment}-")))
+
+    async def _overhear(self, aside: Aside) -> None:
+        known = any(asked.turn_id and asked.prompt.thread == aside.thread for asked in self.world.asked)
+        await self.world.program.sessions.overheard([aside])
+        if known:
+            self.world.asides.append(aside.text)
+
+    # -- buttons ---------------------------------------------------------
+
+    def withdraw(self, pick: int) -> None:
+        if asked := self._turn(pick, TurnState.QUEUED):
             asked.may_be.add(Withdrawn)
-        else:
-            self.may_be_interrupted(asked, besides=asked)
-        self.world.spawn(getattr(self.world.program.sessions, what)(asked.turn_id, "U2"))
-        self.go_on(then)
+            self.world.spawn(self.world.program.sessions.withdraw(asked.turn_id, "U2"))
 
-    @precondition(lambda self: self.turns())
-    @rule(pick=PICK, what=st.sampled_from(["halt", "stop"]), then=THEN)
-    def stop(self, pick: int, what: str, then: int | None) -> None:
-        asked = one_of(self.turns(), pick)
-        self.world.spawn(self._stop(asked, what))
-        self.go_on(then)
+    def hurry(self, pick: int) -> None:
+        if asked := self._turn(pick, TurnState.QUEUED):
+            self.world.may_be_interrupted(asked, besides=asked)
+            self.world.spawn(self.world.program.sessions.hurry(asked.turn_id, "U2"))
 
-    async def _stop(self, asked: Asked, what: str) -> None:
-        self.may_be_interrupted(asked)
-        self.world.stopping[asked.prompt.thread] += 1  # what comes in while it works may be stopped, too
-        try:
-            await getattr(self.world.program.sessions, what)(asked.session_id, "U2")
-        finally:
-            self.world.stopping[asked.prompt.thread] -= 1
-
-    @precondition(lambda self: self.turns())
-    @rule(pick=PICK, then=THEN)
-    def interrupt(self, pick: int, then: int | None) -> None:
-        self.world.spawn(self._interrupt(one_of(self.turns(), pick)))
-        self.go_on(then)
+    def interrupt(self, pick: int) -> None:
+        if asked := self._turn(pick):
+            self.world.spawn(self._interrupt(asked))
 
     async def _interrupt(self, asked: Asked) -> None:
         """It is meant for the turn that runs at this moment."""
@@ -148,51 +109,52 @@ class People(RuleBasedStateMachine):
             current.may_be.add(Interrupted)
         await sessions.interrupt(asked.session_id, "U2")
 
-    @precondition(lambda self: self.turns())
-    @rule(pick=PICK, how=st.sampled_from(["continue", "again"]), then=THEN)
-    def resume(self, pick: int, how: Any, then: int | None) -> None:
-        asked = one_of(self.turns(), pick)
-        self.world.spawn(self._resume(asked, how))
-        self.go_on(then)
+    def halt(self, pick: int) -> None:
+        if asked := self._turn(pick):
+            self.world.spawn(self._stop(asked, "halt"))
 
-    async def _resume(self, cut: Asked, how: Any) -> None:
-        number = len(self.world.asked) + 1
-        ts = f"{1_700_000_000 + number * 10}.{self.world.moment():06}"
-        tried = self.world.moment()
+    def stop(self, pick: int) -> None:
+        if asked := self._turn(pick):
+            self.world.spawn(self._stop(asked, "stop"))
+
+    async def _stop(self, asked: Asked, what: Literal["halt", "stop"]) -> None:
+        self.world.may_be_interrupted(asked)
+        self.world.stopping[asked.prompt.thread] += 1  # what comes in while it works may be stopped, too
+        try:
+            await getattr(self.world.program.sessions, what)(asked.session_id, "U2")
+        finally:
+            self.world.stopping[asked.prompt.thread] -= 1
+
+    def resume(self, pick: int) -> None:
+        if asked := self._turn(pick, TurnState.CUT):
+            self.world.spawn(self._resume(asked, "again" if pick % 2 else "continue"))
+
+    async def _resume(self, cut: Asked, how: Literal["continue", "again"]) -> None:
+        ts = f"{1_700_000_000 + len(self.world.asked) * 10 + 10}.{self.world.moment():06}"
+        prompt = Prompt(cut.prompt.thread, f"resume:{cut.turn_id}", ts, "U2", "", starts=False)
+        known = [asked for asked in self.world.asked if asked.prompt.source_id == prompt.source_id]
+        asked = known[0] if known else self.world.writes(prompt)
         submitted = await self.world.program.sessions.resume(cut.turn_id, "U2", how, ts)
-        if submitted is not None and submitted.fresh:
-            turn = submitted.turn
-            prompt = Prompt(cut.prompt.thread, turn.source_id, turn.ts, turn.user_id, turn.text)
-            again = Asked(prompt, tried, self.world.moment(), turn.id, submitted.session.id)
-            self.world.asked.append(again)
+        if submitted is None:
+            self.world.laws.broke(f"{cut.prompt.source_id} could not be resumed")
+        else:
+            asked.turn_id, asked.session_id = submitted.turn.id, submitted.session.id
+            asked.acknowledged = asked.acknowledged or self.world.moment()
 
-    @rule(thread=st.integers(1, 2), then=THEN)
-    def overhear(self, thread: int, then: int | None) -> None:
-        if self.world.program.ready:
-            moment = self.world.moment()
-            ts = f"{1_700_000_000 + len(self.world.asked) * 10}.{moment:06}"
-            aside = Aside(ThreadId("T1", "C1", f"{thread}.0"), f"C1:{ts}", ts, "U3", "Jonas", f"aside-{moment}-")
-            self.world.spawn(self._overhear(aside))
-        self.go_on(then)
-
-    async def _overhear(self, aside: Aside) -> None:
-        known = any(asked.turn_id and asked.prompt.thread == aside.thread for asked in self.world.asked)
-        await self.world.program.sessions.overheard([aside])
-        if known:
-            self.world.asides.append(aside.text)
-
-    def turns(self) -> list[Asked]:
-        """Messages that have become turns, as far as their door has heard; none while the program starts."""
-        return [asked for asked in self.world.asked if asked.turn_id] if self.world.program.ready else []
-
-    def may_be_interrupted(self, asked: Asked, besides: Asked | None = None) -> None:
-        for other in self.world.asked:
-            if other.prompt.thread == asked.prompt.thread and other is not besides:
-                other.may_be.add(Interrupted)
-
-    @rule(then=THEN)
-    def show(self, then: int | None) -> None:
+    def show(self, _pick: int) -> None:
         """The door has shown all that ended."""
         if self.world.program.ready:
             self.world.show()
-        self.go_on(then)
+
+    def _turn(self, pick: int, state: TurnState | None = None) -> Asked | None:
+        """A message that has become a turn, as far as its door has heard; None while the program starts."""
+        turns = [asked for asked in self.world.asked if asked.turn_id] if self.world.program.ready else []
+        if state is not None:
+            turns = [asked for asked in turns if self.world.row(asked.turn_id)["state"] == state]
+        return one_of(turns, pick) if turns else None
+
+
+PEOPLE = {
+    "ask": 3, "ask_for_work": 8, "ask_late": 2, "deliver_again": 2, "edit": 2, "delete": 1, "overhear": 3,
+    "withdraw": 1, "hurry": 3, "interrupt": 2, "halt": 1, "stop": 1, "resume": 3, "show": 4,
+}  # fmt: skip

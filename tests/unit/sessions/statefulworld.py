@@ -93,7 +93,7 @@ class World:
         self.stopping: Counter[ThreadId] = Counter()  # stops that have not returned, by thread
         self.given: dict[str, str] = {}  # with which turn Claude was given them
         self.began: list[str] = []  # prompts in the order in which Claude first got them
-        self.over_limit_excused = False
+        self.more_may_live = False
         self._logs = structlog.testing.capture_logs(processors=[structlog.processors.format_exc_info])
         self.logs = self._logs.__enter__()
         self.program = self._start()
@@ -177,14 +177,20 @@ class World:
         self.host.refusals.clear()
         self.host.unavailable = None
         self.program.db.down, self.program.db.unheard = False, 0
-        self.loop.advance(15)
-        assert self.program.ready, "the program does not start"
 
-    def turn_the_engine(self) -> None:
-        """It stops answering, or answers again."""
-        self.host.unavailable = None if self.host.unavailable else RuntimeUnavailable()
-        self.over_limit_excused = True
-        self.everybody_may_fail()
+    def writes(self, prompt: Prompt) -> Asked:
+        asked = Asked(prompt, self.moment())
+        if self.host.refusals or self.host.unavailable:
+            asked.may_be.add(Failed)
+        if self.stopping[prompt.thread]:
+            asked.may_be.add(Interrupted)
+        self.asked.append(asked)
+        return asked
+
+    def may_be_interrupted(self, asked: Asked, besides: Asked | None = None) -> None:
+        for other in self.asked:
+            if other.prompt.thread == asked.prompt.thread and other is not besides:
+                other.may_be.add(Interrupted)
 
     def changed(self, process: Process) -> None:
         assert process.running
@@ -194,11 +200,12 @@ class World:
         if process.running and (asked := self.of(self.turn_of(process, process.running))):
             asked.may_be.add(Failed)
 
-    def lost(self, process: Process) -> None:
+    def lost(self, process: Process) -> Process:
         self.everybody_may_fail()
-        for asked in self.asked:
-            if (process.epoch, asked.turn_id) in self.effects:
+        for epoch, turn_id in self.effects:
+            if epoch == process.epoch and (asked := self.of(turn_id)):
                 asked.may_be.add(Cut)
+        return process
 
     def everybody_may_fail(self) -> None:
         for asked in self.asked:
@@ -225,17 +232,19 @@ class World:
             if told := self.laws.outcomes.get(row["id"]):
                 self.laws.expect(_STATES[type(told)] is state, f"{name} is {state}, and {told} was told")
         for asked in self.asked:
-            self.laws.expect(bool(asked.turn_id) or asked.deleted, f"{asked.prompt.source_id} was lost")
+            if not asked.prompt.source_id.startswith("resume"):  # nobody presses a button again by himself
+                self.laws.expect(bool(asked.turn_id) or asked.deleted, f"{asked.prompt.source_id} was lost")
+        self.check()
 
     def all_shown(self) -> None:
+        """By the door to people, and what was said aside to Claude."""
         left = self.disk.look("select id from turns where not delivered")
         self.laws.expect(not left, f"never told of: {[self.name(row['id']) for row in left]}")
+        unheard = [aside for aside in self.asides if aside not in self.given]
+        self.laws.expect(not unheard, f"Claude never heard of {unheard}")
+        self.check()
 
-    def all_given(self) -> None:
-        left = [aside for aside in self.asides if aside not in self.given]
-        self.laws.expect(not left, f"Claude never heard of {left}")
-
-    def all_sleep(self) -> None:
+    def all_asleep(self) -> None:
         self.loop.advance(TIMEOUT.total_seconds() + 1)
         self.loop.finish(self.program.reaper.sweep())
         awake = self.disk.look("select id, status from sessions where status not in ('asleep', 'new')")
@@ -253,7 +262,7 @@ class World:
     def _on_start(self, process: Process) -> None:
         self.processes.append(process)
         alive = [one for one in self.host.processes.values() if not one.dead]
-        if not self.over_limit_excused:
+        if not self.more_may_live:
             self.laws.expect(len(alive) <= self.max_sessions, f"{len(alive)} worklets at once")
 
     def of(self, turn_id: str) -> Asked | None:
