@@ -66,3 +66,14 @@ async def test_clear_takes_every_fault_back(slack: SlackSimulator) -> None:
 async def test_an_unknown_disconnect_reason_is_refused(slack: SlackSimulator) -> None:
     with pytest.raises(ValueError, match="refresh_requested"):
         slack.faults.disconnect("because")
+
+
+async def test_a_web_api_that_is_down_answers_every_call_so_until_it_is_up(slack: SlackSimulator) -> None:
+    slack.faults.go_down(502)
+    for call in (web_client(slack).auth_test(), web_client(slack).chat_postMessage(channel="#general", text="x")):
+        with pytest.raises(SlackApiError) as caught:
+            await call
+        assert caught.value.response.status_code == 502
+    slack.faults.come_up()
+    await web_client(slack).auth_test()
+    assert slack.messages("general") == []

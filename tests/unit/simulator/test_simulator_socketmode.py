@@ -261,3 +261,36 @@ async def test_opening_connections_can_fail(slack: SlackSimulator) -> None:
     slack.faults.fail("apps.connections.open", error="internal_error")
     assert await error_of(web_client(slack).apps_connections_open(app_token=slack.app_token)) == "internal_error"
     assert (await web_client(slack).apps_connections_open(app_token=slack.app_token))["ok"]
+
+
+async def test_socket_mode_switched_off_lets_nobody_stay(slack: SlackSimulator, clock: ManualClock) -> None:
+    async with wire(slack) as line:
+        slack.faults.switch_socket_mode(on=False)
+        frame = await line.frame()
+        assert (frame["type"], frame["reason"]) == ("disconnect", "link_disabled")
+        clock.advance(1)
+        assert (await line.ws.receive()).type == aiohttp.WSMsgType.CLOSE
+    async with wire(slack, hello=False) as line:
+        assert (await line.frame())["reason"] == "link_disabled"
+    slack.faults.switch_socket_mode(on=True)
+    async with wire(slack):
+        assert slack.connected()
+
+
+async def test_only_the_oldest_socket_is_closed_when_asked(slack: SlackSimulator) -> None:
+    async with wire(slack) as first, wire(slack) as second:
+        slack.faults.disconnect("refresh_requested", oldest=1)
+        assert (await first.frame())["reason"] == "refresh_requested"
+        await slack.post("maya", "#general", "to the other")
+        assert (await second.frame())["type"] == "events_api"
+
+
+async def test_an_event_held_for_reordering_leaves_alone_after_a_while(
+    slack: SlackSimulator, clock: ManualClock
+) -> None:
+    async with wire(slack) as line:
+        slack.faults.reorder_events(2)
+        await slack.post("maya", "#general", "alone")
+        assert slack.deliveries == []
+        clock.advance(2)
+        assert (await line.frame())["payload"]["event"]["text"] == "alone"
