@@ -91,9 +91,7 @@ class WorkletHost:
             try:
                 agent = await self._attach_running(found, position, fence)
                 if not agent.exited:
-                    if position is None or position.epoch != agent.epoch:
-                        agent.earlier = await asyncio.to_thread(read_put_aside, run_dir, position)
-                    return agent
+                    return await self._with_put_aside(agent, run_dir, position)
                 await agent.close()  # what it said last is in the journal, which is read below
             except Refused:
                 raise
@@ -181,6 +179,16 @@ class WorkletHost:
         except OtherEpoch:
             return await attach(None)
 
+    async def _with_put_aside(self, agent: Agent, run_dir: Path, position: Position | None) -> Agent:
+        """The agent of a process that we had stored nothing of: before it, others may have said something."""
+        if position is None or position.epoch != agent.epoch:
+            try:
+                agent.earlier = await asyncio.to_thread(read_put_aside, run_dir, position)
+            except BaseException:
+                await agent.close()
+                raise
+        return agent
+
     async def _attach_new(self, worklet: Worklet, fence: int) -> Agent:
         """Waits for the relay, but no longer than its container runs."""
         attaching = asyncio.create_task(
@@ -201,8 +209,9 @@ class WorkletHost:
             return await attaching
         except AgentGone as error:
             raise WorkletStartFailed(str(error)) from error
-        finally:
-            attaching.cancel()
+        except BaseException:
+            await _let_go(attaching)
+            raise
 
     async def _last_words(self, name: str) -> str:
         said = (await self._runtime.logs(name, 5)).strip()
@@ -238,6 +247,14 @@ class WorkletHost:
             raise
         finally:
             await asyncio.shield(_discard(temporary))
+
+
+async def _let_go(attaching: asyncio.Task[Agent]) -> None:
+    """Nobody waits for it any more; it may have been attached in this very moment."""
+    attaching.cancel()
+    await asyncio.wait([attaching])
+    if not attaching.cancelled() and attaching.exception() is None:
+        await attaching.result().close()
 
 
 def _keep_tail(run_dir: Path, position: Position | None) -> Tail:
