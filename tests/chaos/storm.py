@@ -10,10 +10,11 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,8 @@ from waiting import until
 
 from simulator.model import ScriptedModel
 from simulator.slack import SlackSimulator
+
+_ORPHANED = re.compile("Task was destroyed but it is pending|exception was never retrieved|was never awaited")
 
 
 class TrappedProgram(Program):
@@ -80,6 +83,7 @@ class Storm:
     talking: set[asyncio.Task[object]] = field(default_factory=set)
     said: int = 0
     others: list[TrappedProgram] = field(default_factory=list)  # replicas
+    _judged: dict[int, int] = field(default_factory=dict)  # lines of each program's log that were looked at
 
     # ---- people ----
 
@@ -219,7 +223,14 @@ class Storm:
         violations = await self.law.at_rest(timeout)
         if not violations and await self.choose():
             violations = await self.law.at_rest(timeout)
-        return violations
+        return [*violations, *self._complaints()]
+
+    def _complaints(self) -> Iterator[str]:
+        """What the programs' logs say of tasks that nobody owned."""
+        for number, program in enumerate((self.program, *self.others)):
+            news = program.output[self._judged.get(number, 0) :]
+            self._judged[number] = len(program.output)
+            yield from (f"a task was left over: {line[:400]}" for line in news if _ORPHANED.search(line))
 
     async def end(self) -> list[str]:
         """All sessions go to sleep, the program ends: what is left over."""
@@ -230,7 +241,8 @@ class Storm:
         await until(asleep, timeout=60, what="the sessions to sleep")
         codes = await asyncio.gather(*(program.end() for program in (self.program, *self.others)))
         left = await self.law.left_over()
-        return [*left, f"the program ended with {codes}"] if any(codes) else left
+        left += [*self._complaints(), *([f"the programs ended with {codes}"] if any(codes) else [])]
+        return left
 
     @property
     def log(self) -> list[str]:
