@@ -90,7 +90,7 @@ class Edits:
         """None: the turn does not wait."""
         return await self._one(sa.update(turns).where(turns.c.id == turn_id, _WAITS).values(hurried=True))
 
-    async def ask_stop(self, session_id: SessionId, by: str, only: TurnId | None = None) -> bool:
+    async def ask_stop(self, session_id: SessionId, by: str, only: TurnId | None = None) -> Turn | None:
         """Notes for the process that holds the session that its running turn is to end. False: none is open.
 
         Nor is it where `only` this turn is meant, and another runs.
@@ -103,7 +103,7 @@ class Edits:
             .scalar_subquery()
         )
         meant = turns.c.id == first if only is None else sa.and_(turns.c.id == first, turns.c.id == only)
-        return await self._one(sa.update(turns).where(meant).values(stop_asked=by)) is not None
+        return await self._one(sa.update(turns).where(meant).values(stop_asked=by))
 
     async def stop_asked(self, turn_id: TurnId) -> str | None:
         """Who asked for the turn's end, of an open one."""

@@ -43,6 +43,7 @@ class LiveSession:
         self._draining = False
         self._sleep: asyncio.Future[bool] | None = None
         self._asleep = False
+        self.refused = False  # another process holds the session
 
     # -- from outside: none of these waits ---------------------------------------------------------
 
@@ -94,6 +95,7 @@ class LiveSession:
         acquired = await self._shared.stored(lambda: self._holdings.acquire(self.id))
         if acquired is None:
             self._telling.release(self.id)
+            self.refused = True
             return False
         lease, session = acquired
         self._link = link = Link(self._shared, lease, session)
@@ -127,6 +129,8 @@ class LiveSession:
         self._asleep = False
         self._telling.announce(link.session, turn, 0)  # it may have come in at another process
         self._run = run = TurnRun(self._shared, link, turn)
+        if turn.stop_asked is not None:  # while nobody ran it
+            run.interrupt(turn.stop_asked or None)
         with bind(turn=turn.id):
             try:
                 outcome = await run.run()

@@ -22,8 +22,8 @@ from typing import Literal, Protocol, Self, TypeAlias
 from config.logging import get_logger
 from sessions.agents import AgentHost
 from sessions.edits import Edited
-from sessions.errors import StoreUnavailable
-from sessions.events import Observer, Settled
+from sessions.errors import LeaseLost, StoreUnavailable
+from sessions.events import Observer
 from sessions.holdings import Holdings
 from sessions.link import Patience, Shared
 from sessions.live import LiveSession
@@ -42,7 +42,6 @@ from sessions.types import (
     Turn,
     TurnId,
     TurnState,
-    outcome_of,
 )
 
 log = get_logger(__name__)
@@ -99,6 +98,7 @@ class Sessions:
         self._tasks: dict[SessionId, asyncio.Task[bool]] = {}
         self._group = asyncio.TaskGroup()
         self._keeping: asyncio.Task[None] | None = None
+        self._called: set[SessionId] = set()  # started by the bell of another process
         self._draining = False
 
     async def __aenter__(self) -> Self:
@@ -184,9 +184,8 @@ class Sessions:
             return False
         running = await self.store.next_turn(turn.session_id)
         if running is not None and running.started_at is not None:
-            await self.interrupt(turn.session_id, by)
-        else:
-            await self._ring_all(turn.session_id)
+            await self.interrupt(turn.session_id, by, only=running.id)
+        await self._ring_all(turn.session_id)
         return True
 
     async def resume(self, turn_id: TurnId, by: str, how: Literal["continue", "again"], ts: str) -> Submitted | None:
@@ -231,8 +230,13 @@ class Sessions:
         live = self._live.get(session_id)
         if live is not None and live.turn is not None:
             return (only is None or live.turn.id == only) and live.interrupt(by)
-        if self._holdings.exclusive or not await self.store.edits.ask_stop(session_id, by or "", only):
+        # Another process runs it, or nobody yet: whoever does finds it in the table.
+        asked = await self.store.edits.ask_stop(session_id, by or "", only)
+        if asked is None:
             return False
+        live = self._live.get(session_id)
+        if live is not None and live.turn is not None and live.turn.id == asked.id:
+            live.interrupt(by)
         await self._ring_all(session_id)
         return True
 
@@ -245,11 +249,12 @@ class Sessions:
         if running is None:
             return False
         live = self._live.get(session_id)
-        current = live.turn if live else running if running.started_at is not None else None
+        current = live.turn if live and live.turn else running if running.started_at is not None else None
         dropped = await self.store.interrupt_queued(session_id, by, sparing=current.id if current else None)
         for turn in dropped:
             await self._settled_elsewhere(turn)
-        return await self.interrupt(session_id, by) or bool(dropped)
+        ended = current is not None and await self.interrupt(session_id, by, only=current.id)
+        return ended or bool(dropped)
 
     async def stop(self, session_id: SessionId, by: str) -> bool:
         """`halt`, and the session goes to sleep; True when it does.
@@ -275,17 +280,21 @@ class Sessions:
         """Of a session that nobody runs here."""
         if session.state in (SessionState.NEW, SessionState.ASLEEP):
             return True
-        if await self.store.put_to_sleep(session.id) is None:
+        acquired = await self._holdings.acquire(session.id)
+        if acquired is None or session.id in self._live:
             return False
-        if session.id not in self._live:
+        try:
             await self._host.close(session.worklet)
+            await self.store.set_state(acquired[0], SessionState.ASLEEP, container_id=None)
+        except LeaseLost:
+            return False
+        finally:
+            await self._holdings.release(acquired[0])
         return True
 
     async def _settled_elsewhere(self, turn: Turn) -> None:
         """The table has the turn's end already: its runner, if it was about it, and observers are told."""
-        outcome = outcome_of(turn)
-        assert outcome is not None
-        self._telling.tell(await self.store.get(turn.session_id), turn, Settled(outcome, turn.seconds))
+        self._telling.settled(turn)
         live = self._live.get(turn.session_id)
         if live is not None and live.turn is not None and live.turn.id == turn.id:
             live.interrupt(turn.stopped_by)
@@ -376,6 +385,9 @@ class Sessions:
         live.ended()
         self._telling.ended(live.id)
         self._places.free(live.id)
+        if live.refused and self._bell is not None and live.id not in self._called:
+            self._group.create_task(self._bell.ring(live.id), name=f"ring {live.id}")  # the holder is to look
+        self._called.discard(live.id)
         if not self._draining and not task.cancelled() and task.result():
             self._group.create_task(self._look_again(live.id), name=f"look again {live.id}")
 
@@ -420,7 +432,10 @@ class Sessions:
 
     def _heard(self, session_id: SessionId) -> None:
         """Something may have changed in the table behind a live session's back."""
-        if session_id in self._live:
+        if session_id not in self._live:
+            self._called.add(session_id)  # so that a refusal rings nobody in turn
+            self._ring_here(session_id)
+        else:
             self._group.create_task(self._look_behind(session_id), name=f"look behind {session_id}")
 
     async def _look_behind(self, session_id: SessionId) -> None:

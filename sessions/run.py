@@ -94,6 +94,8 @@ class TurnRun:
         if wants_backlog(self._shared, self._link, self.turn):  # while the worklet starts
             self._backlog = asyncio.create_task(collect_backlog(self._shared, self._link, self.turn), name="backlog")
         while True:
+            if self._stop is not None and self.turn.started_at is None:
+                raise Stopped
             try:
                 for step in (self._place, self._open, self._judge, self._begin, self._send, self._follow):
                     await step()

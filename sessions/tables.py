@@ -217,4 +217,5 @@ def turn_of(row: sa.Row[Any]) -> Turn:
         stopped_by=row.stopped_by,
         hurried=row.hurried,
         attempts=row.attempts,
+        stop_asked=row.stop_asked,
     )

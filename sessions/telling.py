@@ -6,6 +6,7 @@ tells what is stored first, one that loses it tells Released and nothing more.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -36,6 +37,7 @@ class Telling:
         self._observers: list[Observer] = []
         self._told: dict[SessionId, dict[TurnId, _Told]] = {}  # announced and not delivered
         self._read: set[SessionId] = set()  # what the table knew of them is told
+        self._catching: dict[SessionId, asyncio.Lock] = {}
         self._missed: set[SessionId] = set()  # got a turn while their table was being read, or before
         self._delivered: dict[TurnId, None] = {}  # the newest: what was read of the table may be older
 
@@ -71,6 +73,12 @@ class Telling:
         told.session, told.turn, told.settled = session, turn, isinstance(event, Settled)
         self._pass_on(session, turn, event)
 
+    def settled(self, turn: Turn) -> None:
+        """The table has the turn's end, and no runner tells it."""
+        told, outcome = self._told.get(turn.session_id, {}).get(turn.id), outcome_of(turn)
+        if told is not None and outcome is not None:
+            self.tell(told.session, turn, Settled(outcome, turn.seconds))
+
     def delivered(self, session_id: SessionId, turn_id: TurnId) -> None:
         self._delivered[turn_id] = None
         if len(self._delivered) > _REMEMBERED:
@@ -84,6 +92,9 @@ class Telling:
         """Nobody runs it here: whoever does so next reads the table first."""
         self._read.discard(session_id)
         self._missed.discard(session_id)
+        lock = self._catching.get(session_id)
+        if lock is not None and not lock.locked():
+            del self._catching[session_id]
 
     def release(self, session_id: SessionId) -> None:
         """The session is another's now."""
@@ -92,7 +103,15 @@ class Telling:
             self._pass_on(told.session, told.turn, Released())
 
     async def catch_up(self, session_id: SessionId, mine: Callable[[], bool] = lambda: True) -> None:
-        """Tells what the table knows and observers do not: turns that are new here, and ends that others set."""
+        """Tells what the table knows and observers do not: turns that are new here, and ends that others set.
+
+        One at a time for a session: a second one would tell the end of a turn whose beginning is still being told.
+        """
+        lock = self._catching.setdefault(session_id, asyncio.Lock())
+        async with lock:
+            await self._catch_up(session_id, mine)
+
+    async def _catch_up(self, session_id: SessionId, mine: Callable[[], bool]) -> None:
         while True:
             self._missed.discard(session_id)
             for waiting in await self._store.undelivered(session_id):

@@ -108,6 +108,7 @@ class Turn:
     stopped_by: str | None = None  # user id, of an interrupted or withdrawn turn
     hurried: bool = False  # goes before the others that wait
     attempts: int = 0  # processes that were given the prompt
+    stop_asked: str | None = None  # user id ("" for nobody in particular): whoever runs the turn is to end it
 
     @property
     def seconds(self) -> float | None:
