@@ -59,6 +59,7 @@ class Housekeeping:
         self._leases = Leases(db)
         self._on_asked = on_asked
         self._seconds = seconds
+        self._overdue: list[Kept] = []  # the database did not serve when they should have been given back
 
     # -- leftovers ---------------------------------------------------------
 
@@ -98,8 +99,22 @@ class Housekeeping:
                 kept.changes = {}
             raise
         finally:
-            if kept is not None and await self._give_back(kept):
-                self._on_asked(session.id)
+            if kept is not None:
+                await self._end(kept)
+
+    async def settle(self) -> None:
+        """Gives back what could not be given back before, with its changes, unless somebody has it by now."""
+        while self._overdue:
+            await self._end(self._overdue.pop())
+
+    async def _end(self, kept: Kept) -> None:
+        try:
+            asked = await self._give_back(kept)
+        except BaseException:
+            self._overdue.append(kept)
+            raise
+        if asked:
+            self._on_asked(kept.session.id)
 
     async def _borrow(self, session: Session) -> Kept | None:
         statement = (

@@ -50,11 +50,13 @@ class Leases:
     def free(self) -> sa.ColumnElement[bool]:
         """Nobody holds the session.
 
-        With an exclusive database a lease in the table is one of a dead process, or of this one's housekeeping.
+        With an exclusive database a lease in the table is one of a dead process, or of this one's housekeeping; that
+        one runs out too, should it never be given back.
         """
+        run_out = sessions.c.lease_until < self._now
         if self._db.exclusive:
-            return sessions.c.lease_owner.is_distinct_from(self._db.housekeeper)
-        return sa.or_(sessions.c.lease_owner.is_(None), sessions.c.lease_until < self._now)
+            return sa.or_(sessions.c.lease_owner.is_distinct_from(self._db.housekeeper), run_out)
+        return sa.or_(sessions.c.lease_owner.is_(None), run_out)
 
     def holder(self) -> sa.ColumnElement[str | None]:
         """Who holds the session now, in a query of sessions."""

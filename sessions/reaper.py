@@ -53,7 +53,7 @@ class Reaper:
         self._timeout = session_timeout
         self._interval = interval.total_seconds()
         self._leader = Leader(store.db, sessions.owner, seconds=2.5 * self._interval)
-        self._housekeeping = Housekeeping(store.db, sessions.ring)
+        self._housekeeping = retention.housekeeping if retention else Housekeeping(store.db, sessions.ring)
         self._retention = retention
         self._clock = clock
         self._sweeping = asyncio.Lock()
@@ -73,6 +73,7 @@ class Reaper:
     async def sweep(self) -> None:
         """One pass. A part that the database or the runtime does not serve is left to the next pass."""
         async with self._sweeping:
+            await self._each(self._housekeeping.settle)
             await self._each(self._look_after, self._take_over, self._ring, self._put_to_sleep, self._lead)
             self.last_sweep = self._clock()
 

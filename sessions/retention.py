@@ -64,7 +64,7 @@ class Retention:
         self._store = store
         self._transcript = Transcript(store.db, store.clock)
         self._host = host
-        self._housekeeping = housekeeping
+        self.housekeeping = housekeeping
         self._workspace_time = workspace
         self._transcript_time = transcript
         self._archive = archive
@@ -73,10 +73,10 @@ class Retention:
         """One pass over what is due; a long list is left to the next ones. Raises StoreUnavailable, WorkletError."""
         now = self._store.clock()
         if self._workspace_time is not None:
-            done = await self._each(self._housekeeping.asleep_since, now - self._workspace_time, self._retire)
+            done = await self._each(self.housekeeping.asleep_since, now - self._workspace_time, self._retire)
             _say("workspaces removed", done)
         if self._transcript_time is not None:
-            done = await self._each(self._housekeeping.retired_since, now - self._transcript_time, self._put_away)
+            done = await self._each(self.housekeeping.retired_since, now - self._transcript_time, self._put_away)
             _say("transcripts put away", done)
 
     async def _each(self, page: _Page, before: datetime, do: Callable[[Kept], Awaitable[None]]) -> int:
@@ -91,7 +91,7 @@ class Retention:
 
     async def _one(self, session: Session, do: Callable[[Kept], Awaitable[None]]) -> bool:
         try:
-            async with self._housekeeping.keeping(session) as kept:
+            async with self.housekeeping.keeping(session) as kept:
                 if kept is None:
                     return False
                 await do(kept)
@@ -116,8 +116,8 @@ class Retention:
         else:
             await self._write(session, turns, archive_path(self._archive, session), newest)
         if said := newest.summary(turns):
-            await self._housekeeping.summarize(kept.lease, _joined(session.summary, said))
-        while await self._housekeeping.forget(kept.lease, _EVENTS):
+            await self.housekeeping.summarize(kept.lease, _joined(session.summary, said))
+        while await self.housekeeping.forget(kept.lease, _EVENTS):
             pass
         kept.changes |= {"archived_at": self._store.clock()}
 
@@ -129,7 +129,7 @@ class Retention:
 
     async def _write(self, session: Session, turns: Sequence[Turn], path: Path, newest: _Newest) -> None:
         oldest = await self._transcript.read(session.id, limit=1)
-        asides = await self._housekeeping.asides(session.id)
+        asides = await self.housekeeping.asides(session.id)
         if not oldest and not asides:
             return
         sources = {str(aside["source_id"]) for aside in asides}

@@ -13,6 +13,7 @@ from postgres import postgres_dsn, postgres_server  # noqa: F401 - fixtures
 
 import migrations
 from sessions.db import Database, open_database
+from sessions.errors import StoreUnavailable
 from sessions.housekeeping import Housekeeping
 from sessions.leases import Leases
 from sessions.store import Store
@@ -109,3 +110,48 @@ async def test_a_session_that_changed_since_it_was_read_is_not_kept(db: Database
             assert again is None, "it is kept already"
         assert await store.leases.acquire(one.id, "runner", 30) is None
     assert await store.leases.acquire(one.id, "runner", 30)
+
+
+async def delivered(db: Database) -> Session:
+    one, store = await session(db), Store(db)
+    for turn in await store.turns(one.id):
+        await store.interrupt_queued(one.id, "U", None)
+        await store.mark_delivered(turn.id)
+    return one
+
+
+async def test_a_session_that_is_never_given_back_is_free_when_its_lease_runs_out(db: Database) -> None:
+    one = await delivered(db)
+    async with Housekeeping(db, lambda _session_id: None, seconds=-1).keeping(one) as kept:
+        assert kept is not None
+        assert await Store(db).leases.acquire(one.id, "runner", 30)
+
+
+async def test_what_could_not_be_given_back_is_given_back_later_with_its_changes(db: Database) -> None:
+    one, store, asked = await delivered(db), Store(db), list[str]()
+    house = Housekeeping(db, asked.append)
+
+    async def rename(old: str, new: str) -> None:
+        async with db.transaction() as connection:
+            await connection.exec_driver_sql(f"alter table {old} rename to {new}")
+
+    async def failing() -> None:
+        async with house.keeping(one) as kept:
+            assert kept is not None
+            kept.changes |= {"summary": "so it went"}
+            await store.submit(Prompt(one.thread, "C:2.0", "2.0", "U", "are you there?"))
+            await rename("sessions", "elsewhere")
+
+    with pytest.raises(StoreUnavailable):
+        await failing()
+    with pytest.raises(StoreUnavailable):
+        await house.settle()
+    await rename("elsewhere", "sessions")
+    assert await store.leases.acquire(one.id, "runner", 30) is None
+    assert asked == []
+    await house.settle()
+    assert asked == [one.id]
+    assert (await store.get(one.id)).summary == "so it went"
+    assert await store.leases.acquire(one.id, "runner", 30)
+    await house.settle()
+    assert asked == [one.id], "once is enough"

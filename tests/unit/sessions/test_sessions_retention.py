@@ -23,6 +23,7 @@ import migrations
 from sessions.archive import ArchiveWriter, archive_path, read_archive
 from sessions.db import Database, open_database
 from sessions.housekeeping import Housekeeping
+from sessions.reaper import Reaper
 from sessions.retention import ArchiveFailed, Retention
 from sessions.store import Store
 from sessions.tables import asides, events
@@ -352,6 +353,32 @@ async def test_a_message_to_a_thread_without_a_workspace_is_answered(start: Any,
             assert retired.summary
             assert await heart.settled(await heart.ask("two")) == Done()
             assert (await heart.sessions.get(asked.session.id)).retired_at is None
+
+
+async def test_a_session_that_could_not_be_given_back_answers_after_the_next_pass(start: Any, tmp_path: Path) -> None:
+    with freeze_time("2026-03-01 12:00:00", real_asyncio=True) as clock:
+        async with start() as heart:
+            asked = await heart.ask("one")
+            await heart.settled(asked)
+            await heart.sessions.delivered(asked.turn.id)
+            await heart.sessions.sleep(asked.session.id)
+            await until(lambda: not heart.sessions.is_live(asked.session.id))
+            clock.tick(MONTH)
+            times = {"session_timeout": timedelta(minutes=30), "retention": _retention(heart, tmp_path / "archive")}
+            reaper = Reaper(heart.sessions, heart.sessions.store, heart.host, **times)
+
+            async def rename(old: str, new: str) -> None:
+                async with heart.db.transaction() as connection:
+                    await connection.exec_driver_sql(f"alter table {old} rename to {new}")
+
+            heart.host.destroy = lambda _name: rename("sessions", "elsewhere")  # type: ignore[method-assign]
+            await reaper.sweep()
+            await rename("elsewhere", "sessions")
+            again = await heart.ask("two")
+            await until(lambda: not heart.sessions.is_live(asked.session.id))
+            assert not heart.outcomes(again.turn.id), "it is kept from everybody"
+            await reaper.sweep()
+            assert await heart.settled(again) == Done()
 
 
 def _retention(heart: Heart, archive: Path) -> Retention:
