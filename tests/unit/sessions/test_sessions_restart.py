@@ -10,7 +10,7 @@ from scripted import ScriptedHost
 from waiting import until
 
 from sessions.events import Preparing, Queued, Settled, Started
-from sessions.types import Done, SessionState, ThreadId, TurnState
+from sessions.types import Done, Interrupted, SessionState, ThreadId, TurnState
 from worklets.errors import RuntimeUnavailable
 from worklets.events import PASSING, AgentReady, Text, TextDelta, ToolFinished
 
@@ -291,3 +291,26 @@ async def test_a_message_that_comes_right_after_a_restart_is_announced_after_the
         assert announced == [first.turn.id, second.turn.id]
         (await after.process(first)).answer("one")
         assert await after.settled(second) == Done()
+
+
+async def test_a_stop_that_meets_a_restart_ends_the_turn_when_it_is_taken_over(start: Any, host: ScriptedHost) -> None:
+    async with start() as before:
+        asked = await before.ask("HOLD")
+        process = await before.process(asked)
+    async with start() as after:
+        assert await after.sessions.interrupt(asked.session.id, "U9"), "nobody runs it yet"
+        await come_back(after)
+        assert await after.settled(asked.turn.id) == Interrupted("U9")
+        assert process.running is None
+        assert await after.settled(await after.ask("usable")) == Done()
+
+
+async def test_a_stop_before_anybody_ran_the_turn_starts_nothing(start: Any, host: ScriptedHost) -> None:
+    async with start() as before:
+        await before.sessions.drain(0)
+        asked = await before.ask("hello")
+    async with start() as after:
+        assert await after.sessions.interrupt(asked.session.id, "U9")
+        await come_back(after)
+        assert await after.settled(asked.turn.id) == Interrupted("U9")
+        assert host.opened == []

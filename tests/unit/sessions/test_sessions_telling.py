@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 from conftest import Heart
 
+from sessions.events import Settled
 from sessions.lookup import Waiting
 from sessions.store import Store
 from sessions.telling import Telling
+from sessions.transcript import Entry, Transcript
 from sessions.types import Done, SessionId, Withdrawn
+from worklets.events import Text
 
 
 async def test_a_turn_that_is_shown_while_the_table_is_read_is_not_told_again(heart: Heart) -> None:
@@ -40,3 +46,30 @@ async def test_an_end_whose_storing_went_unheard_is_told_at_the_reapers_next_pas
     assert await heart.settled(second) == Withdrawn("U1")
     process.answer("one")
     assert await heart.settled(first) == Done()
+
+
+async def test_two_that_catch_up_at_once_tell_all_words_before_the_end(heart: Heart) -> None:
+    asked = await heart.ask("one")
+    await heart.settled(asked)
+
+    class Slow(Transcript):
+        async def read(self, *args: Any, **options: Any) -> list[Entry]:
+            entries = await super().read(*args, **options)
+            began.set()
+            await go_on.wait()
+            return entries
+
+    began, go_on = asyncio.Event(), asyncio.Event()
+    telling = Telling(heart.sessions.store, Slow(heart.db))
+    told: list[object] = []
+    telling.observe(lambda _session, _turn, event: told.append(event))
+    async with asyncio.TaskGroup() as group:
+        group.create_task(telling.catch_up(asked.session.id))
+        await began.wait()
+        second = group.create_task(telling.catch_up(asked.session.id))
+        await asyncio.wait([second], timeout=0.2)
+        assert not any(isinstance(event, Settled) for event in told), "its words are still being told"
+        go_on.set()
+    assert Text("one") in told
+    assert [isinstance(event, Settled) for event in told].count(True) == 1
+    assert isinstance(told[-1], Settled)
