@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -22,23 +21,36 @@ Stop: TypeAlias = Callable[[SessionId], Awaitable[None]]
 
 
 class Control:
-    """Listens from `start` to `aclose`. `stop` ends a session; its FlowErrors are answered as sentences."""
+    """Listens from `start` to `aclose`. `stop` ends a session; its FlowErrors are answered as sentences.
+
+    Of several replicas on one share directory the newest answers; when it ends, none does until one starts.
+    That serves as well: `stop` writes down in the table that a session is to end which another replica holds.
+    """
 
     def __init__(self, share_dir: Path, stop: Stop) -> None:
         self._share_dir, self._stop = share_dir, stop
+        self._place: tuple[int, int] | None = None
         app = web.Application()
         app.add_routes([web.post("/sessions/{id}/stop", self._handle_stop)])
         self._runner = web.AppRunner(app, access_log=None)
 
     async def start(self) -> None:
-        """Replaces a leftover socket: who starts holds the data directory's lock."""
+        """Replaces the socket that stands there, a leftover or another replica's."""
         await self._runner.setup()
-        await web.SockSite(self._runner, sockets.listen(self._share_dir, CONTROL_SOCKET, mode=0o600)).start()
+        made = sockets.listen(self._share_dir, CONTROL_SOCKET, mode=0o600)
+        self._place = sockets.place(self._share_dir, CONTROL_SOCKET)
+        await web.SockSite(self._runner, made).start()
 
     async def aclose(self) -> None:
+        """A socket that a newer replica has put in the place of ours stays."""
+        # Before ours is closed: until then nothing else can have its inode.
+        await asyncio.to_thread(self._unlink)
         await self._runner.cleanup()
-        with contextlib.suppress(FileNotFoundError):
-            await asyncio.to_thread(os.unlink, self._share_dir / CONTROL_SOCKET)
+
+    def _unlink(self) -> None:
+        if self._place is not None and sockets.place(self._share_dir, CONTROL_SOCKET) == self._place:
+            with contextlib.suppress(FileNotFoundError):
+                (self._share_dir / CONTROL_SOCKET).unlink()
 
     async def _handle_stop(self, request: web.Request) -> web.Response:
         try:
