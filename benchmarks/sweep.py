@@ -1,8 +1,9 @@
 """One pass of the reaper over a table of a million sessions, beside bare SQL that finds the same rows.
 
-Nothing due: what every pass costs. Then with sessions that have been idle for too long: found, and put to sleep one
-after the other, each with its writes (a lease, the state, the lease back). The host only keeps count; there are no
-containers. Bare SQL is a prepared query on a connection of the driver itself, in turns with the passes.
+Nothing due: what every pass costs, with the leader's part. Then with sessions that have been idle for too long, and
+with ones whose workspace has been kept long enough: found, and dealt with one after the other, each with its writes.
+The host only keeps count; there are no containers. Bare SQL finds the same rows on a connection of the driver itself,
+in turns with the passes.
 """
 
 from __future__ import annotations
@@ -20,21 +21,24 @@ from statistics import median
 from typing import Any, cast
 
 from benchmarks import rows
-from benchmarks.harness import Row, milliseconds, ratio, say
+from benchmarks.harness import Row, milliseconds, say
 from sessions.db import Database, open_database
+from sessions.housekeeping import Housekeeping
 from sessions.manager import Sessions
 from sessions.reaper import Reaper
+from sessions.retention import Retention
 from sessions.store import Store
 from worklets.runtime import Worklet
 
 _TIMEOUT = timedelta(minutes=30)
+_KEPT = timedelta(days=30)
 _DUE, _FEW = 50, 1_000  # sessions due in a pass; rows of the small table
 _IDLE = "select * from sessions where status = 'idle' and last_activity_at <= {}"
-_MARK = (
-    "update sessions set status = 'idle', container_id = worklet, last_activity_at = {} "
-    f"where id in (select id from sessions where status = 'asleep' limit {_DUE}) returning worklet"
-)
-Query = Callable[[str], Awaitable[list[Any]]]  # of a statement whose {} stands for half an hour ago
+_OLD = "select * from sessions where status = 'asleep' and retired_at is null and last_activity_at <= {}"
+_SOME = f"id in (select id from sessions where status = 'asleep' and retired_at is null limit {_DUE}) returning worklet"
+_FALL_IDLE = f"update sessions set status = 'idle', container_id = worklet, last_activity_at = {{}} where {_SOME}"
+_GROW_OLD = f"update sessions set last_activity_at = {{}} where {_SOME}"
+Query = Callable[[str, timedelta], Awaitable[list[Any]]]  # of a statement whose {} stands for so long ago
 
 
 @dataclass(slots=True)
@@ -42,9 +46,11 @@ class Times:
     """Seconds, one for each pass."""
 
     nothing: list[float] = field(default_factory=list)
-    due: list[float] = field(default_factory=list)
+    idle: list[float] = field(default_factory=list)
+    old: list[float] = field(default_factory=list)
     bare: list[float] = field(default_factory=list)
-    bare_due: list[float] = field(default_factory=list)
+    bare_idle: list[float] = field(default_factory=list)
+    bare_old: list[float] = field(default_factory=list)
 
 
 class _Host:
@@ -56,7 +62,7 @@ class _Host:
     async def running(self) -> Mapping[str, Worklet]:
         return {name: Worklet(name, name, Path("/run"), running=True) for name in self.names}
 
-    async def close(self, name: str) -> None:
+    async def close(self, name: str, _grace: float = 0.0) -> None:
         self.names.discard(name)
 
     async def destroy(self, name: str) -> None:
@@ -81,19 +87,25 @@ async def measure(quick: bool) -> list[Row]:
 
 def _rows(where: str, few: Times, many: Times) -> list[Row]:
     nothing, bare = median(many.nothing), median(many.bare)
-    due, bare_due = median(many.due), median(many.bare_due)
-    return [
+    rows = [
         Row(
             f"sweep of {where}, nothing due",
             f"{milliseconds(nothing)}, worst {milliseconds(max(many.nothing))}",
             f"of {_FEW:,}: {milliseconds(median(few.nothing))}; bare SQL: {milliseconds(bare)}",
-        ),
-        Row(
-            f"sweep of {where}, {_DUE} to be put to sleep",
-            f"{milliseconds(due)} = {milliseconds(due / _DUE)} each",
-            f"of {_FEW:,}: {ratio(median(few.due), due)}; bare SQL that finds them: {milliseconds(bare_due)}",
-        ),
+        )
     ]
+    for what, all_, some, bare_ in (
+        ("to be put to sleep", many.idle, few.idle, many.bare_idle),
+        ("workspaces to be removed", many.old, few.old, many.bare_old),
+    ):
+        rows.append(
+            Row(
+                f"sweep of {where}, {_DUE} {what}",
+                f"{milliseconds(median(all_))} = {milliseconds(median(all_) / _DUE)} each",
+                f"of {_FEW:,}: {milliseconds(median(some))}; bare SQL that finds them: {milliseconds(median(bare_))}",
+            )
+        )
+    return rows
 
 
 def has_postgres() -> bool:
@@ -106,17 +118,30 @@ async def _passes(database: Database, query: Query, passes: int) -> Times:
     host, times = _Host(), Times()
     store = Store(database)
     async with Sessions(store, cast(Any, host), max_sessions=2 * _DUE) as sessions:
-        reaper = Reaper(sessions, store, cast(Any, host), session_timeout=_TIMEOUT)
+        housekeeping = Housekeeping(database, sessions.ring)
+        retention = Retention(store, cast(Any, host), housekeeping, workspace=_KEPT, transcript=2 * _KEPT, archive=None)
+        reaper = Reaper(
+            sessions, store, cast(Any, host), session_timeout=_TIMEOUT, retention=retention,
+            interval=timedelta(milliseconds=1),  # so that each pass is the leader's, too
+        )  # fmt: skip
         await reaper.sweep()  # compiles the statements
         for _ in range(passes):
             times.nothing.append(await _timed(reaper.sweep()))
-            times.bare.append(await _timed(query(_IDLE)))
-            host.names = {row[0] for row in await query(_MARK)}
-            times.bare_due.append(await _timed(query(_IDLE)))
-            times.due.append(await _timed(reaper.sweep()))
-            if host.names or await query(_IDLE):
-                raise RuntimeError(f"{len(host.names)} sessions were left awake")
+            times.bare.append(await _timed(_find(query)))
+            host.names = {row[0] for row in await query(_FALL_IDLE, _TIMEOUT)}
+            times.bare_idle.append(await _timed(query(_IDLE, _TIMEOUT)))
+            times.idle.append(await _timed(reaper.sweep()))
+            await query(_GROW_OLD, _KEPT)
+            times.bare_old.append(await _timed(query(_OLD, _KEPT)))
+            times.old.append(await _timed(reaper.sweep()))
+            if left := [*host.names, *await _find(query)]:
+                raise RuntimeError(f"{len(left)} sessions were left as they were")
+        await reaper.close()
     return times
+
+
+async def _find(query: Query) -> list[Any]:
+    return await query(_IDLE, _TIMEOUT) + await query(_OLD, _KEPT)
 
 
 async def _timed(work: Awaitable[object]) -> float:
@@ -133,8 +158,8 @@ async def _sqlite(size: int) -> AsyncIterator[tuple[Database, Query]]:
             await asyncio.to_thread(rows.in_sqlite, path, size)
             bare = sqlite3.connect(path, isolation_level=None)
 
-            async def query(statement: str) -> list[Any]:
-                before = datetime.now(UTC) - _TIMEOUT
+            async def query(statement: str, ago: timedelta) -> list[Any]:
+                before = datetime.now(UTC) - ago
                 return bare.execute(statement.format("?"), [f"{before:%Y-%m-%d %H:%M:%S.%f}"]).fetchall()
 
             yield database, query
@@ -155,8 +180,8 @@ async def _postgres(size: int) -> AsyncIterator[tuple[Database, Query]]:
             await rows.in_postgres(dsn, size)
             bare = await asyncpg.connect(dsn)
 
-            async def query(statement: str) -> list[Any]:
-                return await bare.fetch(statement.format("$1"), datetime.now(UTC) - _TIMEOUT)
+            async def query(statement: str, ago: timedelta) -> list[Any]:
+                return await bare.fetch(statement.format("$1"), datetime.now(UTC) - ago)
 
             yield database, query
             await bare.close()

@@ -47,6 +47,7 @@ class Program:
         self.ready = True
 
     async def end(self, grace: float) -> None:
+        await self.reaper.close()
         await self.sessions.drain(grace)
         await self.sessions.__aexit__(None, None, None)
         await self.db.close()

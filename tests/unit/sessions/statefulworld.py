@@ -87,6 +87,7 @@ class World:
         self.processes: list[Process] = []
         self.effects: set[tuple[str, str]] = set()  # process and prompt for which it has changed something
         self.moments = 0
+        self.faults = 0  # of worklets and their engine
         self.tasks: set[asyncio.Task[Any]] = set()
         self.dead: list[Program] = []
         self.asides: list[str] = []  # said in threads of sessions, and acknowledged
@@ -202,12 +203,10 @@ class World:
 
     def lost(self, process: Process) -> Process:
         self.everybody_may_fail()
-        for epoch, turn_id in self.effects:
-            if epoch == process.epoch and (asked := self.of(turn_id)):
-                asked.may_be.add(Cut)
         return process
 
     def everybody_may_fail(self) -> None:
+        self.faults += 1
         for asked in self.asked:
             asked.may_be.add(Failed)
 
@@ -228,6 +227,8 @@ class World:
             self.laws.expect(state.settled, f"{name} is stuck: {state}")
             asked = self.of(row["id"])
             lawful = {_STATES[Done], *(_STATES[kind] for kind in asked.may_be)} if asked else set()
+            if self.faults and any(row["id"] == turn_id for _, turn_id in self.effects):
+                lawful.add(TurnState.CUT)
             self.laws.expect(state in lawful, f"{name} must not be {state}: {row['error']}")
             if told := self.laws.outcomes.get(row["id"]):
                 self.laws.expect(_STATES[type(told)] is state, f"{name} is {state}, and {told} was told")

@@ -148,7 +148,7 @@ class Time:
 
     def sweep(self, _pick: int) -> None:
         if self.world.program.ready:
-            self.world.spawn(self.world.program.reaper.sweep())
+            self.world.spawn(self.world.program.reaper.ring())
 
 
 TIME = {"pass_moment": 4, "pass_seconds": 2, "pass_minutes": 1, "pass_half_an_hour": 1, "sweep": 3}
