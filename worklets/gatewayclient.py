@@ -139,9 +139,11 @@ class GatewayClient:
             assert channel is not None
             try:
                 await channel.ask(do, **arguments)
-            except GatewayLost:
-                if self._channel is channel:
+            except GatewayLost as error:
+                if self._channel is channel and self._inner is None:
                     self._settled.clear()  # `_keep` is about to see it too
+                if isinstance(error, GatewayHung):
+                    await channel.aclose()  # else a process that answers again looks to `_keep` as if nothing had been
             else:
                 return
 

@@ -19,6 +19,7 @@ from worklets import sockets
 SOCKET = "gateway.sock"
 MOST_CONNECTIONS = 64  # the CLI uses one for each agent that it runs, and one or two beside
 FIRST_REQUEST_SECONDS = 30.0  # from a connection's begin to the end of its first request's headers
+FINISH_SECONDS = 900.0  # longer than an answer takes; a worklet need not end its request at all
 
 Handler: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -84,8 +85,8 @@ class Door(web.Server):
         self.pre_shutdown()
         await self.shutdown(0.5)
 
-    async def finish(self) -> None:
-        """Takes no more connections, lets running requests end in their own time, then is closed.
+    async def finish(self, seconds: float = FINISH_SECONDS) -> None:
+        """Takes no more connections, lets running requests end in their own time, cuts them off after `seconds`.
 
         aiohttp's own shutdown would drop the rest of a request's body that is still coming in.
         """
@@ -94,9 +95,14 @@ class Door(web.Server):
         for connection in list(self.connections):
             if connection not in self._busy:
                 connection.close()
-        while self.connections:
-            self._left.clear()
-            await self._left.wait()
+        try:
+            async with asyncio.timeout(seconds):
+                while self.connections:
+                    self._left.clear()
+                    await self._left.wait()
+        except TimeoutError:
+            log.warning("a worklet's requests did not end and are cut off", worklet=self.name, seconds=seconds)
+            await self.close()
 
     def connection_made(self, handler: Any, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)

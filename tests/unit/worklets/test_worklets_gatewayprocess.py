@@ -21,7 +21,7 @@ from waiting import until
 
 from worklets.gateway import Credential
 from worklets.gatewayclient import GatewayClient
-from worklets.gatewaycontrol import LOG, LONGEST, PROGRAM, SOCKET, control_dir, holder
+from worklets.gatewaycontrol import LOG, LONGEST, PROGRAM, SOCKET, control_dir, holder, version
 from worklets.gatewaydoor import Door, Traffic
 from worklets.identity import Identity
 from worklets.sockets import listen, short_path
@@ -181,6 +181,31 @@ async def test_a_process_that_hangs_is_replaced(bot: Bot, share_dir: Path, model
         assert not _runs(hung)
 
 
+async def test_a_process_that_hung_only_for_an_order_is_asked_again(bot: Bot, share_dir: Path) -> None:
+    """The next heartbeat, an hour later, is answered: nobody but the order has seen it."""
+    hung = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            asked = json.loads(line)
+            if asked.get("name") == "v" and not hung.is_set():
+                hung.set()
+                continue
+            state = {"version": version(), "pid": os.getpid(), "doors": {}, "running": 0}
+            writer.write(json.dumps({"id": asked["id"], **state}).encode() + b"\n")
+        writer.close()
+
+    control_dir(share_dir).mkdir(mode=0o700)
+    async with await asyncio.start_unix_server(answer, sock=listen(control_dir(share_dir), SOCKET)):
+        client = bot(beat=3600.0, patience=5.0)
+        await client.open("w", run_dir(share_dir))
+        async with asyncio.timeout(60):
+            await client.open("v", run_dir(share_dir, "v"))
+        assert hung.is_set()
+        assert (await client.state())["state"] == "ok"
+        await client.aclose()
+
+
 async def test_a_new_credential_counts_for_new_requests(bot: Bot, share_dir: Path, model: Model) -> None:
     first = bot()
     await first.open("w", run_dir(share_dir))
@@ -308,7 +333,7 @@ async def test_a_process_that_dies_again_and_again_is_given_up(
         killed = await until(lambda: holder(share_dir), timeout=30)
         await client.open("w", run_dir(share_dir))  # it is connected
         os.kill(killed, signal.SIGKILL)
-        await until(lambda pid=killed: holder(share_dir) != pid)  # type: ignore[misc]
+        await until(lambda pid=killed: not _runs(pid))  # it lets go of the lock before its sockets
     async with asking(share_dir):
         assert await pid_of(client) == os.getpid()
     out = capsys.readouterr()
@@ -454,6 +479,26 @@ async def test_a_connection_that_asks_for_nothing_is_closed_and_one_that_did_is_
                     assert b"200" not in await slow.read()
             slow_writer.close()
             kept_writer.close()
+
+
+async def test_a_request_that_never_ends_does_not_keep_a_door_that_finishes(tmp_path: Path) -> None:
+    reading = asyncio.Event()
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        reading.set()
+        return web.Response(body=await request.read())
+
+    made = Door("w", tmp_path, answer, Traffic())
+    await made.listen()
+    with short_path(tmp_path, "gateway.sock") as path:
+        reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf")
+    await reading.wait()
+    async with asyncio.timeout(30):
+        await made.finish(seconds=0.1)
+        assert b"200" not in await reader.read()
+    assert not made.connections
+    writer.close()
 
 
 async def _answers(path: str) -> bool:
