@@ -7,6 +7,19 @@ import slack_faults
 from chaos_batches import tallies
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A skipped test means that a real part is missing; what a short run does without is not there at all."""
+    if metafunc.function.__name__ == "test_each_fault_alone":
+        metafunc.parametrize("kind", list(slack_faults.FAULTS))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not slack_faults.answers_wanted(config)[1]:
+        alone = [item for item in items if item.name.startswith("test_each_fault_alone[")]
+        items[:] = [item for item in items if item not in alone]
+        config.hook.pytest_deselected(items=alone)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     _of_slack(terminalreporter)
     if not tallies:

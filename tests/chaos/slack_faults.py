@@ -7,6 +7,8 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+import pytest
+
 from simulator.slack import SlackSimulator
 
 METHODS = ("chat.postMessage", "chat.postMessage", "chat.update", "chat.update", "chat.delete", "conversations.replies")
@@ -144,3 +146,9 @@ async def mixed(slack: SlackSimulator, dice: random.Random) -> None:
     await FAULTS[kind](slack, dice)
     if kind in SLOWLY:
         await asyncio.sleep(dice.uniform(0.0, 1.0))
+
+
+def answers_wanted(config: pytest.Config) -> tuple[int, bool]:
+    """How many answers, and whether they are enough to see each fault alone."""
+    answers = int(config.getoption("--chaos-answers"))
+    return answers, answers >= 10 * len(FAULTS)

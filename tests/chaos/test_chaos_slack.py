@@ -15,7 +15,7 @@ import law_shown
 import pytest
 from law_records import read
 from law_turns import of_turn, out_of_order
-from slack_faults import FAULTS, SLOWLY, Row, Strike, mixed, table
+from slack_faults import FAULTS, SLOWLY, Row, Strike, answers_wanted, mixed, table
 from slack_talk import Talk
 from slackdoor import MANIFEST, Flow, starter
 from unit.sessions.scripted import ScriptedHost
@@ -103,23 +103,16 @@ def _stuck(row: object) -> bool:
     return row["status"] not in ("idle", "asleep")  # type: ignore[index]
 
 
-def _answers(config: pytest.Config) -> tuple[int, bool]:
-    answers = int(config.getoption("--chaos-answers"))
-    return answers, answers >= 10 * len(FAULTS)
-
-
-@pytest.mark.parametrize("kind", FAULTS)
 async def test_each_fault_alone(kind: str, pytestconfig: pytest.Config, tmp_path: Path) -> None:
-    answers, long = _answers(pytestconfig)
-    if not long:
-        pytest.skip("in a short run all faults come mixed")
+    """In a long run only (tests/chaos/conftest.py); in a short one all faults come mixed."""
+    answers, _ = answers_wanted(pytestconfig)
     share = round(answers * _SINGLY / len(FAULTS))
     violations = await _run(kind, FAULTS[kind], share, pytestconfig.getoption("--chaos-seed"), tmp_path / "world")
     assert not violations, "\n".join(violations)
 
 
 async def test_all_faults_mixed(pytestconfig: pytest.Config, tmp_path: Path) -> None:
-    answers, long = _answers(pytestconfig)
+    answers, long = answers_wanted(pytestconfig)
     share = round(answers * (1 - _SINGLY)) if long else answers
     seed = pytestconfig.getoption("--chaos-seed")
     worlds = max(1, share // 60)
