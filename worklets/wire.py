@@ -6,11 +6,11 @@ here are noise: the CLI adds some with every version.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from config.logging import get_logger
 from worklets import failures
 from worklets.events import (
     AgentEvent,
@@ -28,6 +28,9 @@ from worklets.events import (
     TurnEnded,
     Usage,
 )
+from worklets.lines import is_sound, parse
+
+log = get_logger(__name__)
 
 _OUTPUT = 4_000  # characters kept of a tool's output
 _SYNTHETIC = "<synthetic>"  # the model's name in a message that the CLI wrote itself
@@ -50,6 +53,7 @@ class Decoder:
         self._preview = False  # preview text was told that is neither committed nor void
         self._error_kind: str | None = None
         self._refused = False  # the API refused the credential in this turn
+        self._warned = False
         self._by_type: dict[str, Callable[[Line], list[AgentEvent]]] = {
             "stream_event": self._stream_event,
             "assistant": self._assistant,
@@ -62,14 +66,20 @@ class Decoder:
         }
 
     def feed(self, line: bytes | str) -> list[AgentEvent]:
+        """A line of a shape that the CLI does not write is noise too: the agent can forge lines."""
+        message = parse(line)
         try:
-            message = json.loads(line)
-        except ValueError:
-            return []
-        if not isinstance(message, dict):
-            return []
-        decode = self._by_type.get(message.get("type", ""))
-        return decode(message) if decode else []
+            decode = self._by_type.get(message.get("type", ""))
+            events = decode(message) if decode else []
+            if all(map(is_sound, events)):
+                return events
+            why = "a field has another type"
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            why = type(error).__name__
+        if not self._warned:
+            self._warned = True
+            log.warning("Claude wrote a line that Flow cannot make sense of; such lines are passed over", why=why)
+        return []
 
     def _stream_event(self, line: Line) -> list[AgentEvent]:
         event = line.get("event") or {}
@@ -139,7 +149,7 @@ class Decoder:
         self._error_kind, self._refused = None, False
         ended = TurnEnded(
             outcome="done",
-            prompt_ids=tuple(line.get("user_message_uuids") or ()),
+            prompt_ids=tuple(map(str, line.get("user_message_uuids") or ())),
             usage=_usage(line),
             duration=(line.get("duration_ms") or 0) / 1000,
         )

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from worklets.claude import claude_command, claude_env
 from worklets.errors import NoCredential
@@ -226,6 +227,64 @@ def test_asks() -> None:
 @pytest.mark.parametrize("line", ["", "no json", "[1]", "null", '{"type":"news"}', '{"type":"system","subtype":"new"}'])
 def test_noise(line: str) -> None:
     assert Decoder().feed(line) == []
+
+
+TEXT = '{"type":"assistant","message":{"content":[{"type":"text","text":"fine"}]}}'
+TOOL = '{"type":"assistant","message":{"content":[{"type":"tool_use","id":%s,"name":"Bash","input":%s}]}}'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"type":["unhashable"]}',
+        '{"type":"assistant"}',
+        '{"type":"assistant","message":{"content":["text"]}}',
+        '{"type":"assistant","message":{"content":[{"type":"text","text":{}}]}}',
+        '{"type":"user","message":"said"}',
+        '{"type":"user","message":{"content":[{"type":"tool_result","tool_use_id":"t","content":7}]}}',
+        '{"type":"stream_event","event":{"type":"content_block_delta"}}',
+        '{"type":"stream_event","event":[]}',
+        '{"type":"system","subtype":"init"}',
+        '{"type":"system","subtype":"init","session_id":{},"model":null}',
+        '{"type":"system","subtype":"api_retry","retry_delay_ms":"soon"}',
+        '{"type":"command_lifecycle"}',
+        '{"type":"control_request","request":{"subtype":"can_use_tool"}}',
+        '{"type":"result","duration_ms":"long"}',
+        TOOL % ('"t"', "[1]"),
+        TOOL % ("[]", "{}"),
+        TOOL % ('"t"', '{"deep":' + "[" * 400 + "]" * 400 + "}"),
+        "[" * 100_000,
+    ],
+)
+def test_a_line_without_sense_is_noise(line: str) -> None:
+    decoder = Decoder()
+    assert decoder.feed(line) == []
+    assert decoder.feed(line.encode()) == []
+    assert decoder.feed(TEXT) == [Text("fine")]
+
+
+def test_lines_without_sense_are_told_of_once_and_without_their_content() -> None:
+    decoder = Decoder()
+    with capture_logs() as logs:
+        for _ in range(3):
+            decoder.feed('{"type":"assistant","message":"secret"}')
+    assert [(log["log_level"], log["why"]) for log in logs] == [("warning", "AttributeError")]
+    assert "secret" not in str(logs)
+
+
+@pytest.mark.parametrize(
+    ("spelt", "text"),
+    [
+        (rb"cut \ud83d", "cut \ufffd"),
+        (rb"cut \uDE00 twice \ud83d!", "cut \ufffd twice \ufffd!"),
+        (rb"whole \ud83d\ude00", "whole \U0001f600"),
+        (rb"no escape: \\ud83d", "no escape: \\ud83d"),
+        (b"raw \xed\xa0\xbd", "raw \ufffd\ufffd\ufffd"),
+    ],
+)
+def test_half_an_emoji_is_replaced(spelt: bytes, text: str) -> None:
+    (told,) = Decoder().feed(TEXT.encode().replace(b"fine", spelt))
+    assert told == Text(text)
 
 
 def test_input_lines() -> None:
