@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
+import re
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -14,8 +14,9 @@ from typing import Any, Self
 from worklets import rundir
 from worklets.errors import AgentGone
 from worklets.events import AgentEvent, AgentExited, Position
+from worklets.lines import parse
 from worklets.link import Exit, OtherEpoch, Refused, RelayLink
-from worklets.relay.journal import records
+from worklets.relay.journal import Budget, records
 from worklets.wire import Decoder, deny_line, interrupt_line, prompt_line
 
 Batch = tuple[Position, list[AgentEvent]]
@@ -29,6 +30,8 @@ class Tail:
     exited: AgentExited | None
 
 
+_MOST_EPOCHS = 8  # processes whose journals are read; Flow keeps fewer
+_SEGMENT = re.compile(r"([0-9a-f]{16})-\d{12}\.log")
 _NOBODY_TO_ASK = (
     "Nobody can be asked for permission here. Go on without this, or say in your answer what you would have done."
 )
@@ -102,7 +105,8 @@ class Agent:
         except (Refused, OtherEpoch):
             raise
         except AgentGone:
-            for number, content in await asyncio.to_thread(_rest, self._run_dir / "journal", self.epoch, self._last):
+            journal, last = self._run_dir / "journal", self._last
+            for number, content in await asyncio.to_thread(_rest, journal, self.epoch, last, Budget()):
                 yield Position(self.epoch, number), _decode(self._decoder, content)
                 if isinstance(content, Exit):
                     return
@@ -150,10 +154,10 @@ class Agent:
         start = line[:64]
         if b'"control_' not in start and b'"api_retry"' not in start:
             return
-        message = _parsed(line)
+        message = parse(line)
         match message.get("type"):
             case "control_response":
-                answered = self._answers.get(message.get("response", {}).get("request_id", ""))
+                answered = self._answers.get(_name(message.get("response")))
                 if answered is not None and not answered.done():
                     answered.set_result(None)
             case "control_request":
@@ -165,8 +169,8 @@ class Agent:
 
     def _refuse(self, request: dict[str, Any]) -> None:
         """Everything is allowed inside a worklet; what asks all the same wants a person, and none is there."""
-        request_id = request["request_id"]
-        if request.get("request", {}).get("subtype") == "can_use_tool":
+        request_id, asked = _name(request), request.get("request")
+        if request_id and isinstance(asked, dict) and asked.get("subtype") == "can_use_tool":
             self._link.post(f"deny-{request_id}", deny_line(request_id, _NOBODY_TO_ASK))
 
 
@@ -184,28 +188,32 @@ def read_put_aside(run_dir: Path, position: Position | None) -> list[Batch]:
 
 
 def _read(directories: Sequence[Path], position: Position | None) -> Tail:
-    tail = Tail([], None)
-    for directory in directories:
-        for epoch in sorted({path.name.partition("-")[0] for path in directory.glob("*-*.log")}):
-            known = position is not None and position.epoch == epoch
-            if known:
-                tail = Tail([], None)  # what is older is stored
-            decoder = Decoder()
-            for number, content in _rest(directory, epoch, position.seq if position is not None and known else 0):
-                if isinstance(content, bytes):
-                    tail.batches.append((Position(epoch, number), decoder.feed(content)))
-                else:
-                    tail = Tail(tail.batches, AgentExited(content.code, content.stderr))
+    tail, budget = Tail([], None), Budget()
+    for directory, epoch in [(one, epoch) for one in directories for epoch in _epochs(one)][-_MOST_EPOCHS:]:
+        known = position is not None and position.epoch == epoch
+        if known:
+            tail = Tail([], None)  # what is older is stored
+        decoder = Decoder()
+        for number, content in _rest(directory, epoch, position.seq if position is not None and known else 0, budget):
+            if isinstance(content, bytes):
+                tail.batches.append((Position(epoch, number), decoder.feed(content)))
+            else:
+                tail = Tail(tail.batches, AgentExited(content.code, content.stderr))
     return tail
 
 
-def _rest(journal: Path, epoch: str, after: int) -> list[tuple[int, bytes | Exit]]:
+def _epochs(journal: Path) -> list[str]:
+    """A relay leaves one. The agent can write there too: what no relay can have named is passed over."""
+    names = (_SEGMENT.fullmatch(path.name) for path in journal.glob("*.log"))
+    return sorted({name[1] for name in names if name})
+
+
+def _rest(journal: Path, epoch: str, after: int, budget: Budget) -> list[tuple[int, bytes | Exit]]:
     found: list[tuple[int, bytes | Exit]] = []
     try:
-        for kind, number, content in records(journal, epoch, after):
+        for kind, number, content in records(journal, epoch, after, budget):
             if kind == "x":
-                end = _parsed(content)
-                found.append((number, Exit(int(end.get("code", -1)), str(end.get("stderr", "")))))
+                found.append((number, _exit(content)))
             else:
                 found.append((number, content))
     except OSError:
@@ -218,9 +226,13 @@ def _decode(decoder: Decoder, content: bytes | Exit) -> list[AgentEvent]:
     return [AgentExited(content.code, content.stderr)] if isinstance(content, Exit) else decoder.feed(content)
 
 
-def _parsed(line: bytes) -> dict[str, Any]:
-    try:
-        message = json.loads(line)
-    except ValueError:
-        return {}
-    return message if isinstance(message, dict) else {}
+def _exit(content: bytes) -> Exit:
+    end = parse(content)
+    code = end.get("code")
+    return Exit(code if isinstance(code, int) else -1, str(end.get("stderr", "")))
+
+
+def _name(message: object) -> str:
+    """The id of the request that the message is, or answers; empty when it has none."""
+    name = message.get("request_id") if isinstance(message, dict) else None
+    return name if isinstance(name, str) else ""

@@ -21,7 +21,8 @@ from pathlib import Path
 
 SEGMENT_BYTES = 4 << 20
 LONGEST_LINE = (64 << 20) + 64  # bytes; a CLI line holds images, but never more
-MOST_READ = 128 << 20  # bytes that a dead relay may have left unread
+_RECORD = 256  # bytes of memory that a record costs whoever keeps it, however short
+MOST_READ = 128 << 20  # bytes that dead relays may have left unread
 
 
 class _Segment:
@@ -141,15 +142,22 @@ class Journal:
         return self._reading[1]
 
 
-def records(directory: Path, epoch: str, after: int) -> Iterator[tuple[str, int, bytes]]:
+class Budget:
+    """Bytes that may still be read of journals. Not a dataclass: importing those would hold up the relay's start."""
+
+    def __init__(self, left: int = MOST_READ) -> None:
+        self.left = left
+
+
+def records(directory: Path, epoch: str, after: int, budget: Budget | None = None) -> Iterator[tuple[str, int, bytes]]:
     """`(kind, number, content)` of the numbered records after `after`, read from another process.
 
     For the app, when the relay is gone. A last line cut short by a crash is left out. The agent can write in
     this directory: a symbolic link is not followed (OSError), a line that is no record is passed over, and of a
-    journal that is larger than a relay's can be only the beginning is read.
+    journal that is larger than the budget only the beginning is read.
     """
     folder = os.open(directory, os.O_DIRECTORY | os.O_NOFOLLOW)
-    budget = MOST_READ
+    budget = budget or Budget()
     try:
         for name in sorted(os.listdir(folder)):  # noqa: PTH208 - by descriptor, so that no link is followed
             if not (name.startswith(f"{epoch}-") and name.endswith(".log")):
@@ -158,14 +166,15 @@ def records(directory: Path, epoch: str, after: int) -> Iterator[tuple[str, int,
             with open(handle, "rb") as file:  # noqa: PTH123
                 if not stat.S_ISREG(os.fstat(handle).st_mode):
                     continue
-                while line := file.readline(min(budget, LONGEST_LINE)):
-                    budget -= len(line)
+                while line := file.readline(min(budget.left, LONGEST_LINE)):
+                    budget.left -= len(line)
                     kind, _, rest = line.partition(b" ")
                     number, _, content = rest.partition(b" ")
                     known = kind in (b"o", b"x") and line.endswith(b"\n") and number.isdigit() and len(number) < 19
                     if known and int(number) > after:
+                        budget.left = max(0, budget.left - _RECORD)
                         yield kind.decode(), int(number), content[:-1]
-            if budget <= 0:
+            if budget.left <= 0:
                 return
     finally:
         os.close(folder)

@@ -246,6 +246,9 @@ async def test_the_tail_of_a_later_process_is_told_from_its_start(
     assert read_tail(tmp_path / "nothing here", None) == Tail([], None)
 
 
+AA, BB, CC = "a" * 16, "b" * 16, "c" * 16
+
+
 def journal(directory: Path, epoch: str, *said: str) -> None:
     directory.mkdir(parents=True)
     lines = [f"o {number} {json.dumps(text(one))}\n" for number, one in enumerate(said, 1)]
@@ -255,19 +258,19 @@ def journal(directory: Path, epoch: str, *said: str) -> None:
 def test_journals_that_were_put_aside_are_told_until_they_are_forgotten(tmp_path: Path) -> None:
     """Flow died twice before it had stored what lost processes had said."""
     run = rundir.prepare(tmp_path, "w", None)
-    for epoch in ("bb", "aa"):
-        journal(run / "journal", epoch, f"{epoch} one", f"{epoch} two")
+    for epoch in (BB, AA):
+        journal(run / "journal", epoch, f"{epoch[:2]} one", f"{epoch[:2]} two")
         rundir.put_journal_aside(run)
-    journal(run / "journal", "cc", "cc one")
+    journal(run / "journal", CC, "cc one")
 
     def told(position: Position | None) -> list[AgentEvent]:
         return [event for _, events in read_tail(run, position).batches for event in events]
 
-    assert told(Position("bb", 1)) == [Text("bb two"), Text("aa one"), Text("aa two"), Text("cc one")]
-    assert told(Position("aa", 2)) == [Text("cc one")], "what is older than the position is stored"
-    assert [position for position, _ in read_put_aside(run, Position("aa", 1))] == [Position("aa", 2)]
+    assert told(Position(BB, 1)) == [Text("bb two"), Text("aa one"), Text("aa two"), Text("cc one")]
+    assert told(Position(AA, 2)) == [Text("cc one")], "what is older than the position is stored"
+    assert [position for position, _ in read_put_aside(run, Position(AA, 1))] == [Position(AA, 2)]
     rundir.forget_journals(run)
-    assert told(Position("bb", 1)) == [Text("cc one")]
+    assert told(Position(BB, 1)) == [Text("cc one")]
     assert read_put_aside(run, None) == []
 
 

@@ -15,7 +15,8 @@ from websockets.asyncio.server import ServerConnection, unix_serve
 from worklets import rundir, sockets
 from worklets.agent import Agent, read_tail
 from worklets.errors import AgentGone
-from worklets.relay.journal import Journal
+from worklets.events import AgentExited
+from worklets.relay.journal import Budget, Journal, records
 from worklets.runtime import WorkletSpec
 
 WELCOME = {"type": "welcome", "epoch": "e1", "first": 1, "last": 0, "state": "running", "pending": [], "init": None}
@@ -82,23 +83,50 @@ async def test_a_listener_that_hangs_up_while_flow_reconnects_does_not_leave_the
     await agent.close()
 
 
+AA = "a" * 16
+GOOD = b'o 1 {"type":"assistant","message":{"id":"m","model":"x","content":[{"type":"text","text":"said"}]}}\n'
+
+
 def test_a_journal_of_a_terabyte_costs_no_memory(run_dir: Path) -> None:
-    good = b'o 1 {"type":"assistant","message":{"id":"m","model":"x","content":[{"type":"text","text":"said"}]}}\n'
-    (run_dir / "journal/aa-000000000001.log").write_bytes(good)
-    os.truncate(run_dir / "journal/aa-000000000001.log", 1 << 40)
+    (run_dir / f"journal/{AA}-000000000001.log").write_bytes(GOOD)
+    os.truncate(run_dir / f"journal/{AA}-000000000001.log", 1 << 40)
     batches = read_tail(run_dir, None).batches
     assert [str(events) for _, events in batches] == ["[Text(text='said')]"]
 
 
+def test_journals_of_many_processes_share_one_budget(run_dir: Path) -> None:
+    """Eight that fill it each; and more that no relay can have written."""
+    names = [f"{number:016x}-000000000001.log" for number in range(40)]
+    for name in [*names, "zz-000000000001.log", f"{AA}-1.log"]:
+        (run_dir / "journal" / name).write_bytes(GOOD)
+    batches = read_tail(run_dir, None).batches
+    assert [position.epoch for position, _ in batches] == [name[:16] for name in names[-8:]]
+    os.truncate(run_dir / "journal" / names[-8], 1 << 40)
+    assert len(read_tail(run_dir, None).batches) == 1, "the first has used it up"
+
+
+def test_short_records_cost_what_they_take_in_memory(run_dir: Path) -> None:
+    (run_dir / f"journal/{AA}-000000000001.log").write_bytes(b"o 1 {}\n" * 100)
+    assert len(list(records(run_dir / "journal", AA, 0, Budget(2_630)))) == 10
+
+
+def test_nonsense_in_a_dead_relays_journal_is_passed_over(run_dir: Path) -> None:
+    nonsense = b'o 2 {"type":"assistant"}\no 3 {"type":["x"]}\nx 4 {"code":null,"stderr":"\\ud83d"}\n'
+    (run_dir / f"journal/{AA}-000000000001.log").write_bytes(GOOD + nonsense)
+    tail = read_tail(run_dir, None)
+    assert [len(events) for _, events in tail.batches] == [1, 0, 0]
+    assert tail.exited == AgentExited(-1, "\ufffd")
+
+
 def test_a_number_with_thousands_of_digits_is_no_record(run_dir: Path) -> None:
-    (run_dir / "journal/aa-1.log").write_bytes(b"o " + b"9" * 5000 + b" {}\n")
+    (run_dir / f"journal/{AA}-000000000001.log").write_bytes(b"o " + b"9" * 5000 + b" {}\n")
     assert read_tail(run_dir, None).batches == []
 
 
 def test_a_journal_that_is_a_link_to_elsewhere_is_not_read(run_dir: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    (elsewhere / "aa-1.log").write_bytes(b'o 1 {"type":"system"}\n')
+    (elsewhere / f"{AA}-000000000001.log").write_bytes(b'o 1 {"type":"system"}\n')
     (run_dir / "journal").rmdir()
     (run_dir / "journal").symlink_to(elsewhere)
     assert read_tail(run_dir, None).batches == []
