@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from config.logging import get_logger
+from config.text import well_formed
 from sessions.types import Session
 
 log = get_logger(__name__)
@@ -61,7 +62,7 @@ class ArchiveWriter:
     def add(self, lines: Sequence[Line]) -> None:
         for line in lines:
             text = json.dumps(line, ensure_ascii=False, separators=(",", ":"), default=_plain)
-            self._zip.write(f"{text}\n".encode())
+            self._zip.write(f"{well_formed(text)}\n".encode())
 
     def commit(self) -> None:
         """It is on the disk when this returns."""

@@ -5,14 +5,15 @@ Slack may tell of an edit before it tells of the message: then the edit is kept,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
+from config.text import well_formed
 from sessions.db import Connection, Database
-from sessions.tables import OPEN, amendments, asides, turn_of, turns
+from sessions.tables import OPEN, amendments, asides, events, turn_of, turns
 from sessions.types import Prompt, SessionId, Turn, TurnId, TurnState
 
 _LATE = 3600.0  # seconds: an edit of an older message overtakes nothing
@@ -36,7 +37,10 @@ class Edits:
         self, team: str, channel: str, source_id: str, edited: Edited, *, by: str | None, now: datetime
     ) -> Turn | None:
         """The waiting turn of that message, as it is now. None: there is none."""
+        if edited.text is not None:
+            edited = replace(edited, text=well_formed(edited.text))
         async with self._db.transaction(fast=True) as connection:
+            await one_by_one(self._db, connection, team, channel, source_id)
             query = sa.select(turns.c.id).where(*_of(turns, team, channel, source_id))
             if (await connection.execute(query)).one_or_none() is not None:
                 return await self._amend_turn(connection, (team, channel, source_id), edited, by, now)
@@ -62,9 +66,9 @@ class Edits:
         if (await connection.execute(sa.select(asides.c.source_id).where(*where))).one_or_none() is None:
             return False
         if edited.text is None:
-            await connection.execute(sa.delete(asides).where(*where, asides.c.turn_id.is_(None)))
+            await connection.execute(sa.delete(asides).where(*where, NOT_GIVEN))
         else:
-            statement = sa.update(asides).where(*where, asides.c.turn_id.is_(None))
+            statement = sa.update(asides).where(*where, NOT_GIVEN)
             await connection.execute(statement.values(text=edited.text))
         return True
 
@@ -126,6 +130,26 @@ async def overtaken(connection: Connection, prompt: Prompt) -> Edited | None:
     return Edited(row.text, row.edited_ts) if row else None
 
 
+async def one_by_one(db: Database, connection: Connection, team: str, channel: str, source_id: str) -> None:
+    """Until the transaction ends, nobody else stores this message, or an edit of it.
+
+    In PostgreSQL each would not see what the other has not committed yet; SQLite has one writer at a time.
+    """
+    if not db.sqlite:
+        key = sa.func.hashtextextended("/".join((team, channel, source_id)), 0)
+        await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
+
+
+_UNHEARD = [state.value for state in (TurnState.INTERRUPTED, TurnState.WITHDRAWN, TurnState.FAILED)]
+
+#: Asides that went with no turn, or with one that ended before Claude said anything to it: stopped before it was sent.
+NOT_GIVEN = sa.or_(
+    asides.c.turn_id.is_(None),
+    sa.and_(
+        sa.exists().where(turns.c.id == asides.c.turn_id, turns.c.state.in_(_UNHEARD)),
+        ~sa.exists().where(events.c.turn_id == asides.c.turn_id),
+    ),
+)
 _WAITS = sa.and_(OPEN, turns.c.started_at.is_(None))
 
 

@@ -14,9 +14,10 @@ from uuid import uuid4
 
 import sqlalchemy as sa
 
+from config.text import well_formed
 from sessions.asides import Asides
 from sessions.db import Connection, Database
-from sessions.edits import Edits, overtaken
+from sessions.edits import Edits, one_by_one, overtaken
 from sessions.errors import SessionError, SessionNotFound
 from sessions.leases import Lease, mine
 from sessions.lookup import Lookup, in_thread
@@ -75,6 +76,7 @@ class Store(Lookup):
         None: the thread has no session and the prompt starts none; or its message was deleted before it came. A source
         id that is known changes nothing.
         """
+        prompt = replace(prompt, text=well_formed(prompt.text))
         try:
             async with self.db.transaction(fast=True) as connection:  # Slack waits for it
                 return await self._submit(connection, prompt)
@@ -83,6 +85,7 @@ class Store(Lookup):
                 return await self._known(connection, prompt)
 
     async def _submit(self, connection: Connection, prompt: Prompt) -> Stored | None:
+        await one_by_one(self.db, connection, prompt.thread.team, prompt.thread.channel, prompt.source_id)
         found = await self._of_thread(connection, prompt)
         if found is None and not prompt.starts:
             return None

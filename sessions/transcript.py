@@ -15,6 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from config.text import well_formed
 from sessions.db import Database
 from sessions.leases import Lease, mine
 from sessions.store import Clock, utcnow
@@ -60,7 +61,7 @@ class Transcript:
                 "epoch": at.epoch,
                 "seq": at.seq,
                 "part": part,
-                "body": json.dumps(dump(event), ensure_ascii=False, separators=(",", ":")),
+                "body": well_formed(json.dumps(dump(event), ensure_ascii=False, separators=(",", ":"))),
                 "created_at": now,
             }
             for part, (turn_id, event) in enumerate(events)

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from postgres import postgres_dsn, postgres_server  # noqa: F401 - fixtures
+from waiting import until
 
 import migrations
-from sessions.db import open_database
-from sessions.edits import Edited
+from sessions.db import Database, open_database
+from sessions.edits import Edited, one_by_one
 from sessions.errors import LeaseLost, SessionNotFound
 from sessions.store import Store
-from sessions.types import Aside, Prompt, SessionState, ThreadId, TurnState, Withdrawn, outcome_of
+from sessions.transcript import Transcript
+from sessions.types import (
+    Aside,
+    Failed,
+    Interrupted,
+    Outcome,
+    Prompt,
+    SessionState,
+    ThreadId,
+    TurnState,
+    Withdrawn,
+    outcome_of,
+)
+from worklets.events import Position, Text
 
 THREAD = ThreadId("T1", "C1", "1700000000.000100")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -157,6 +173,74 @@ async def test_asides_go_with_the_next_turn_once_and_the_same_again(store: Store
     await store.leases.release([lease])
     with pytest.raises(LeaseLost):
         await store.claim_asides(lease, two.turn)
+
+
+@pytest.mark.parametrize("outcome", [Interrupted("U1"), Failed("no container"), Withdrawn("U1")])
+async def test_asides_of_a_turn_that_claude_said_nothing_to_go_with_the_next(store: Store, outcome: Outcome) -> None:
+    one, two = await submit(store, "1700000001.000000"), await submit(store, "1700000002.000000")
+    await store.asides.add([aside("1700000000.500000", "as written")], NOW)
+    lease = await begin(store, one)
+    assert len(await store.claim_asides(lease, one.turn)) == 1
+    assert await store.claim_asides(lease, two.turn) == []
+    await store.settle(lease, one.turn.id, outcome, state=SessionState.IDLE, container_id="box")
+    await amend(store, "1700000000.500000", "as edited", "1700000000.600000")
+    assert [one.text for one in await store.claim_asides(lease, two.turn)] == ["as edited"]
+
+
+async def test_asides_of_a_turn_that_claude_heard_are_given_once(store: Store) -> None:
+    one, two = await submit(store, "1700000001.000000"), await submit(store, "1700000002.000000")
+    await store.asides.add([aside("1700000000.500000")], NOW)
+    lease = await begin(store, one)
+    assert len(await store.claim_asides(lease, one.turn)) == 1
+    at = Position("e1", 1)
+    await Transcript(store.db).append(lease, [(one.turn.id, Text("I see"))], at=at, position=at)
+    await store.settle(lease, one.turn.id, Interrupted("U1"), state=SessionState.IDLE, container_id="box")
+    assert await store.claim_asides(lease, two.turn) == []
+
+
+async def test_half_an_emoji_hinders_nothing(store: Store) -> None:
+    one = await submit(store, "1700000001.000000", "cut \ud83d")
+    assert one.turn.text == "cut \ufffd"
+    assert one.session.name == "cut \ufffd"
+    await store.asides.add([Aside(THREAD, "C1:1", "1700000000.1", "U2", "Jo\ude00", "\ud83d aside")], NOW)
+    lease = await begin(store, one)
+    (said,) = await store.claim_asides(lease, one.turn)
+    assert (said.author, said.text) == ("Jo\ufffd", "\ufffd aside")
+    at = Position("e1", 1)
+    await Transcript(store.db).append(lease, [(one.turn.id, Text("an \ud83d"))], at=at, position=at)
+    (entry,) = await Transcript(store.db).read(one.session.id)
+    assert entry.event == Text("an \ufffd")
+    two = await submit(store, "1700000002.000000")
+    changed = await amend(store, "1700000002.000000", "\ude00", "1700000003.000000")
+    assert (changed.id, changed.text) == (two.turn.id, "\ufffd")
+
+
+@pytest.mark.postgres
+async def test_an_edit_and_its_message_wait_for_each_other(postgres_dsn: str) -> None:  # noqa: F811 - a fixture
+    """Each looks for the other, and would not see what is not committed."""
+    await migrations.upgrade(postgres_dsn)
+    db = open_database(postgres_dsn, exclusive=False)
+    store, ts = Store(db, lambda: NOW), "1700000001.000000"
+    try:
+        for say in (store.submit(prompt(ts)), amend(store, ts, "edited", "1700000002.000000")):
+            async with db.transaction() as connection:
+                await one_by_one(db, connection, "T1", "C1", f"C1:{ts}")
+                saying = asyncio.create_task(say)
+                await until(lambda: _waits(db))
+            await saying
+        stored = await store.submit(prompt(ts))
+        assert stored is not None
+        assert stored.submitted.turn.text == "edited"
+    finally:
+        await db.close()
+
+
+async def _waits(db: Database) -> bool:
+    """Somebody waits for an advisory lock of this database."""
+    own = "database = (select oid from pg_database where datname = current_database())"
+    query = f"select 1 from pg_locks where locktype = 'advisory' and not granted and {own}"
+    async with db.read() as connection:
+        return (await connection.execute(sa.text(query))).first() is not None
 
 
 async def test_asides_follow_their_messages(store: Store) -> None:
