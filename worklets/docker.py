@@ -115,6 +115,7 @@ class DockerRuntime:
         return ended
 
     async def put(self, name: str, source: Path) -> None:
+        """Into a new volume, which counts when it is full; one that stands there goes."""
         await self._engine.call("start", lambda client: self._put(client, name, source), timeout=600)
 
     async def volumes(self) -> builtins.list[str]:
@@ -129,22 +130,20 @@ class DockerRuntime:
 
         def has(client: DockerClient) -> bool:
             with contextlib.suppress(NotFound):
-                return bool(client.api.inspect_volume(self._full(name)))
+                found = bool(client.api.inspect_volume(self._full(name)))
+                return found and not rundir.is_half_filled(self._share_dir, name)
             return False
 
         return await self._engine.call("query", has)
 
     async def remove_volume(self, name: str) -> None:
-        from docker.errors import NotFound
-
         def remove(client: DockerClient) -> None:
+            self._discard_volume(client, name)  # before the directory, which tells how far it was filled
             try:
                 rundir.remove(self._share_dir, name)
             except PermissionError:
                 self._empty_as_agent(client, name)
                 rundir.remove(self._share_dir, name)
-            with contextlib.suppress(NotFound):
-                client.api.remove_volume(self._full(name))
 
         await self._engine.call("remove", remove, timeout=120)
 
@@ -226,6 +225,14 @@ class DockerRuntime:
     def _make_volume(self, client: DockerClient, name: str) -> None:
         client.api.create_volume(self._full(name), labels={"flow.instance": self._identity.instance})
 
+    def _discard_volume(self, client: DockerClient, name: str) -> None:
+        """With the helper that a killed Flow left: the engine keeps a volume that a container has."""
+        from docker.errors import NotFound
+
+        _remove_container(client, self._full(name) + _HELPER)
+        with contextlib.suppress(NotFound):
+            client.api.remove_volume(self._full(name))
+
     def _config(self, client: DockerClient, name: str, run_dir: Path) -> dict[str, Any]:
         """The whole container. Nothing of the thread is in it but names: environment and token travel in spec.json."""
         from docker.types import LogConfig, Mount, Ulimit
@@ -286,14 +293,16 @@ class DockerRuntime:
             network_mode="none", mounts=[Mount("/work", self._full(name), type="volume")]
         )
         try:
+            rundir.begin_filling(self._share_dir, name)
+            self._discard_volume(client, name)
             self._make_volume(client, name)
-            _remove_container(client, helper)
             made = client.api.create_container(
                 self._image, ["true"], name=helper, host_config=host, labels={"flow.instance": self._identity.instance}
             )
             with tempfile.TemporaryFile(dir=self._share_dir) as packed:
                 _pack(source, packed)
                 client.api.put_archive(made["Id"], "/work", packed)
+            rundir.end_filling(self._share_dir, name)
         except ImageNotFound as e:
             raise ImageMissing(f"The worklet image {self._image} is missing.") from e
         except APIError as e:

@@ -99,7 +99,7 @@ class WorkletHost:
                 log.warning("worklet does not answer, starting it anew", worklet=name, error=str(error))
         ending = await self._runtime.remove(name, grace=0) if found is not None else _GONE
         tail = await asyncio.to_thread(_keep_tail, run_dir, position)
-        new_volume = not await self._runtime.has_volume(name)
+        new_volume = not await self._has_volume(name, repository, has_history)
         if repository is not None and new_volume:
             on_step("cloning")
             await self._bring(name, repository, branch)
@@ -225,6 +225,14 @@ class WorkletHost:
                 f"Flow cannot listen in {worklet.run_dir}: {error.strerror or error}.",
                 suggestion="Check the rights of FLOW_SHARE_DIR, then write again.",
             ) from error
+
+    async def _has_volume(self, name: str, repository: str | None, has_history: bool) -> bool:
+        """Where Claude has not worked yet, a volume for a repository counts only when it is known to be full."""
+        if not await self._runtime.has_volume(name):
+            return False
+        if repository is None or has_history:
+            return True
+        return await asyncio.to_thread(rundir.is_filled, self._share_dir, name)
 
     async def _bring(self, name: str, repository: str, branch: str | None) -> None:
         """Clones outside the worklet, which has no network."""

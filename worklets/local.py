@@ -94,11 +94,17 @@ class LocalRuntime:
         return await self._run(lambda: self._end(name, grace))
 
     async def put(self, name: str, source: Path) -> None:
+        """Into a new volume, which counts when it is full; one that stands there goes."""
+
         def copy() -> None:
-            work = self._dir(name) / "work" / "workspace"
+            work = self._dir(name) / "work"
             rundir.prepare(self._share_dir, name, None)
             try:
-                shutil.copytree(source, work, symlinks=True, dirs_exist_ok=True)
+                rundir.begin_filling(self._share_dir, name)
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.rmtree(work)
+                shutil.copytree(source, work / "workspace", symlinks=True)
+                rundir.end_filling(self._share_dir, name)
             except (OSError, shutil.Error) as e:
                 raise WorkletError(f"The workspace could not be filled: {e}.", suggestion="Check the disk.") from e
 
@@ -108,7 +114,10 @@ class LocalRuntime:
         return await self._run(lambda: self._names("work"))
 
     async def has_volume(self, name: str) -> bool:
-        return await self._run((self._dir(name) / "work").is_dir)
+        def has() -> bool:
+            return (self._dir(name) / "work").is_dir() and not rundir.is_half_filled(self._share_dir, name)
+
+        return await self._run(has)
 
     async def remove_volume(self, name: str) -> None:
         await self._run(lambda: rundir.remove(self._share_dir, name))

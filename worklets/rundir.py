@@ -4,6 +4,7 @@
     └── <name>/
         ├── run/                    the worklet's /run/worklet: sockets, journal, spec.json until the relay read it
     │   └── before-<time>/      a predecessor's journal, until all of it is stored
+        ├── filling, filled         how far a repository was brought into the volume; neither: none was
         └── work/                   local runtime only: what is a volume under Docker
 
 Inside the container the agent is user 1000. When Flow is root, `run/` is given to that user; when Flow is
@@ -53,6 +54,31 @@ def prepare(share_dir: Path, name: str, agent: int | None) -> Path:
     except OSError as e:
         raise _disk(run, e) from e
     return run
+
+
+def begin_filling(share_dir: Path, name: str) -> None:
+    """From here to `end_filling` what stands in the worklet's volume is worth nothing. Raises OSError."""
+    directory = worklet_dir(share_dir, name)
+    directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.mkdir(exist_ok=True)
+    (directory / "filling").touch()
+
+
+def end_filling(share_dir: Path, name: str) -> None:
+    """Raises OSError."""
+    directory = worklet_dir(share_dir, name)
+    (directory / "filling").replace(directory / "filled")
+
+
+def is_half_filled(share_dir: Path, name: str) -> bool:
+    """Whether a filling was begun and cut off: by a kill, say."""
+    return (worklet_dir(share_dir, name) / "filling").exists()
+
+
+def is_filled(share_dir: Path, name: str) -> bool:
+    """Whether the last filling was finished. A version that did not write this down may have filled it too."""
+    directory = worklet_dir(share_dir, name)
+    return (directory / "filled").exists() and not (directory / "filling").exists()
 
 
 def write_spec(run: Path, spec: WorkletSpec, *, agent: int | None, cwd: str, home: str, env: dict[str, str]) -> None:
@@ -131,8 +157,10 @@ def _is_journal(path: Path) -> bool:
 
 def remove(share_dir: Path, name: str) -> None:
     """Removes the worklet's host directory with all that is in it. Raises PermissionError for files not ours."""
-    with suppress(FileNotFoundError):
-        shutil.rmtree(worklet_dir(share_dir, name))
+    directory = worklet_dir(share_dir, name)
+    for path in (directory / "work", directory):  # what tells how far `work` was filled goes after it
+        with suppress(FileNotFoundError):
+            shutil.rmtree(path)
 
 
 def _disk(path: Path, error: OSError) -> WorkletStartFailed:

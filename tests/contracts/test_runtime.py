@@ -211,6 +211,63 @@ async def test_put_fills_the_workspace_for_the_agent(runtime: Runtime, tmp_path:
     assert len(await runtime.list()) == 1
 
 
+PUT = """
+import asyncio, sys
+from pathlib import Path
+from worklets.docker import DockerRuntime
+from worklets.identity import Identity
+from worklets.local import LocalRuntime
+kind, share_dir, source, image = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
+here = {"share_dir": share_dir, "identity": Identity.load(share_dir)}
+runtime = LocalRuntime(**here) if kind == "local" else DockerRuntime(**here, image=image, memory=1 << 30, cpus=1)
+asyncio.run(runtime.put("half", source))
+"""
+
+
+async def _put_until_killed(runtime: Runtime, share_dir: Path, tmp_path: Path) -> None:
+    """What it copies would take many seconds; it is killed as soon as its volume (and helper) stands."""
+    source = tmp_path / "large"
+    source.mkdir(exist_ok=True)
+    with (source / "zeros").open("wb") as file:
+        file.truncate(1 << 34)
+    image = await worklet_image() if runtime.kind == "docker" else ""
+    command = [sys.executable, "-c", PUT, runtime.kind, str(share_dir), str(source), image]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as filling:
+        try:
+
+            async def begun() -> bool:
+                assert filling.poll() is None, "it ended before it was killed"
+                helper = runtime.kind == "local" or bool(_helpers(share_dir))
+                return helper and await runtime.volumes() == ["half"]
+
+            await until(begun, timeout=60)
+        finally:
+            filling.kill()
+
+
+def _helpers(share_dir: Path) -> list[str]:
+    wanted = f"name=flow-{Identity.load(share_dir).instance}-half.put"
+    command = ["docker", "ps", "--all", "--quiet", "--filter", wanted]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+
+
+async def test_a_volume_whose_filling_was_killed_does_not_count(runtime: Runtime, tmp_path: Path) -> None:
+    share_dir, whole = tmp_path / "data", tmp_path / "whole"
+    await _put_until_killed(runtime, share_dir, tmp_path)
+    assert not await runtime.has_volume("half")
+    await runtime.remove_volume("half")
+    assert await runtime.volumes() == []
+    await _put_until_killed(runtime, share_dir, tmp_path)
+    whole.mkdir()
+    (whole / "file").touch()
+    await runtime.put("half", whole)
+    assert await runtime.has_volume("half")
+    if runtime.kind == "docker":
+        assert _helpers(share_dir) == []
+    worklet = await runtime.start(spec(telling(runtime, "ls"), name="half"))
+    assert await said(worklet.run_dir, "told") == "file"
+
+
 async def test_a_stopped_leftover_is_found_and_replaced_a_running_one_is_not(runtime: Runtime) -> None:
     first = await runtime.start(spec(name="again"))
     with pytest.raises(WorkletStartFailed, match="already"):
