@@ -8,6 +8,8 @@ the way is done again by the next pass: the file is complete before the first ev
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import asdict
@@ -19,12 +21,14 @@ from config.errors import FlowError
 from config.logging import get_logger
 from sessions.agents import AgentHost
 from sessions.archive import ArchiveWriter, Line, archive_path
+from sessions.errors import StoreUnavailable
 from sessions.housekeeping import Housekeeping, Kept
 from sessions.recap import recap
 from sessions.store import Store
 from sessions.transcript import Entry, Transcript
-from sessions.types import Session, SessionState, Turn, TurnId
+from sessions.types import Session, SessionId, SessionState, Turn, TurnId
 from worklets.clone import without_password
+from worklets.errors import RuntimeUnavailable
 from worklets.events import AgentEvent, dump
 
 log = get_logger(__name__)
@@ -68,9 +72,14 @@ class Retention:
         self._workspace_time = workspace
         self._transcript_time = transcript
         self._archive = archive
+        self._troubles: dict[SessionId, str] = {}  # why a session could not be done last time
 
     async def sweep(self) -> None:
-        """One pass over what is due; a long list is left to the next ones. Raises StoreUnavailable, WorkletError."""
+        """One pass over what is due; a long list is left to the next ones.
+
+        One session that cannot be done keeps no other waiting. Raises StoreUnavailable, RuntimeUnavailable and
+        ArchiveFailed, which concern them all.
+        """
         now = self._store.clock()
         if self._workspace_time is not None:
             done = await self._each(self.housekeeping.asleep_since, now - self._workspace_time, self._retire)
@@ -95,12 +104,24 @@ class Retention:
                 if kept is None:
                     return False
                 await do(kept)
-        except FlowError:
+        except (StoreUnavailable, RuntimeUnavailable, ArchiveFailed):
             raise
-        except Exception:  # one session that cannot be done is no reason to keep all others
-            log.exception("a session stays as it is", session=session.id)
+        except (FlowError, OSError) as error:
+            trouble = error.sentence() if isinstance(error, FlowError) else str(error)
+            if self._is_news(session, trouble):
+                log.warning("a session stays as it is", session=session.id, error=trouble)
             return False
+        except Exception as error:
+            if self._is_news(session, repr(error)):
+                log.exception("a session stays as it is", session=session.id)
+            return False
+        self._troubles.pop(session.id, None)
         return True
+
+    def _is_news(self, session: Session, trouble: str) -> bool:
+        """It is tried again in each pass, and told once."""
+        known, self._troubles[session.id] = self._troubles.get(session.id), trouble
+        return known != trouble
 
     async def _retire(self, kept: Kept) -> None:
         await self._host.destroy(kept.session.worklet)
@@ -147,7 +168,15 @@ class Retention:
                 writer.abort()
                 raise
         except OSError as error:
+            if _only_here(path, error):
+                raise
             raise ArchiveFailed(f"The archive {path.parent} cannot be written: {error.strerror or error}.") from error
+
+
+def _only_here(path: Path, error: OSError) -> bool:
+    """Nothing but this one file is in the way: there is room, and others can be written beside it."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return not full and path.parent.is_dir() and os.access(path.parent, os.W_OK | os.X_OK)
 
 
 class _Newest:

@@ -30,7 +30,7 @@ from sessions.tables import asides, events
 from sessions.tables import sessions as table
 from sessions.transcript import Transcript
 from sessions.types import Done, Prompt, Session, SessionState, ThreadId
-from worklets.errors import RuntimeUnavailable
+from worklets.errors import RuntimeUnavailable, WorkletError
 from worklets.events import Position, Text, TurnEnded, Usage
 
 MONTH, YEAR = timedelta(days=30), timedelta(days=365)
@@ -307,6 +307,36 @@ async def test_one_session_that_cannot_be_put_away_holds_up_no_other(house: Hous
         await house.retention.sweep()
     assert [await house.events(one) for one in (fine, broken)] == [0, 2]
     assert any(entry["event"] == "a session stays as it is" for entry in logs)
+
+
+async def test_a_volume_that_cannot_be_removed_holds_up_no_other_and_is_told_once(house: House) -> None:
+    stuck, fine = await house.session(1), await house.session(2)
+    destroy = house.host.destroy
+
+    async def in_use(name: str) -> None:
+        if name == stuck.worklet:
+            raise WorkletError("The volume is in use.")
+        await destroy(name)
+
+    house.host.destroy = in_use  # type: ignore[method-assign]
+    house.clock.now += MONTH
+    with capture_logs() as logs:
+        for _ in range(2):
+            await house.retention.sweep()
+    assert [(await house.store.get(one.id)).retired_at for one in (stuck, fine)] == [None, house.clock.now]
+    assert [entry["session"] for entry in logs if entry["event"] == "a session stays as it is"] == [stuck.id]
+    house.host.destroy = destroy  # type: ignore[method-assign]
+    await house.retention.sweep()
+    assert (await house.store.get(stuck.id)).retired_at is not None
+
+
+async def test_one_file_that_cannot_be_written_holds_up_no_other(house: House) -> None:
+    stuck, fine = await house.session(1), await house.session(2)
+    assert house.archive is not None
+    archive_path(house.archive, stuck).mkdir(parents=True)
+    house.clock.now += YEAR
+    await house.retention.sweep()
+    assert [await house.events(one) for one in (stuck, fine)] == [2, 0]
 
 
 async def test_more_than_a_page_is_done_in_one_pass(house: House) -> None:
