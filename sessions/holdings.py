@@ -80,7 +80,7 @@ class Holdings:
     async def _renew(self) -> None:
         asked, until = dict(self._held), self._from_now()
         try:
-            renewed = await self._leases.renew(self.owner, self._seconds)
+            renewed = await self._leases.renew(self.owner, asked, self._seconds)
         except StoreUnavailable as error:
             log.debug("leases not renewed", error=error.sentence())
             return

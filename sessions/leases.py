@@ -6,7 +6,7 @@ repeats it, and the relay in the worklet refuses lower ones, so a stalled former
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -76,11 +76,14 @@ class Leases:
             row = (await connection.execute(statement)).one_or_none()
         return (Lease(session_id, owner, row.fence), session_of(row)) if row else None
 
-    async def renew(self, owner: str, ttl: float) -> set[SessionId]:
-        """Prolongs all leases of `owner` that have not run out; the sessions that it still holds."""
+    async def renew(self, owner: str, held: Collection[SessionId], ttl: float) -> set[SessionId]:
+        """Prolongs the leases of `owner` on sessions of `held` that have not run out; the sessions that it still holds.
+
+        A lease that is in the table alone, since giving it back failed, runs out.
+        """
         statement = (
             sa.update(sessions)
-            .where(sessions.c.lease_owner == owner, sessions.c.lease_until > self._now)
+            .where(sessions.c.lease_owner == owner, sessions.c.lease_until > self._now, sessions.c.id.in_(held))
             .values(lease_until=self._now + ttl)
             .returning(sessions.c.id)
         )

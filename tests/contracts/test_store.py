@@ -224,13 +224,14 @@ async def test_a_lease_keeps_others_out_until_it_runs_out(dsn: str, db: Database
         lease = await acquire(store, made.session.id, "one", ttl=30)
         assert await store.leases.acquire(made.session.id, "two", 30) is None
         assert await store.put_to_sleep(made.session.id) is None
-        assert await store.leases.renew("one", 30) == {made.session.id}
-        assert await store.leases.renew("two", 30) == set()
+        assert await store.leases.renew("one", [made.session.id], 30) == {made.session.id}
+        assert await store.leases.renew("two", [made.session.id], 30) == set()
+        assert await store.leases.renew("one", [], 30) == set(), "it has let go, whatever the table says"
         again = await acquire(store, made.session.id, "one", ttl=-1)
         assert again.fence == lease.fence + 1
         taken = await acquire(store, made.session.id, "two")
         assert taken.fence == again.fence + 1
-        assert await store.leases.renew("one", 30) == set()
+        assert await store.leases.renew("one", [made.session.id], 30) == set()
 
 
 async def test_a_former_owner_can_do_no_harm(store: Store, db: Database) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -16,6 +17,7 @@ from waiting import until
 
 import migrations
 from sessions.db import open_database
+from sessions.errors import StoreUnavailable
 from sessions.holdings import Holdings
 from sessions.manager import Sessions
 from sessions.reaper import Reaper
@@ -172,6 +174,32 @@ async def test_a_holder_that_cannot_renew_knows_when_its_time_is_up(dsn: str) ->
         assert await holdings.acquire(asked.session.id)
         assert holdings.valid(asked.session.id)
         await until(lambda: not holdings.valid(asked.session.id))
+
+
+async def test_a_lease_that_could_not_be_given_back_runs_out(dsn: str) -> None:
+    async with replica(dsn, ScriptedHost()) as one:
+        asked = await one.ask("hello")
+        await one.settled(asked)
+        await one.sessions.sleep(asked.session.id)
+        await one.sessions.delivered(asked.turn.id)
+        await until(lambda: not one.sessions.is_live(asked.session.id))
+        leases = one.sessions.store.leases
+        holdings = Holdings(leases, 2, exclusive=False)
+        keeping = asyncio.create_task(holdings.keep(lambda _session_id: None))
+        acquired = await holdings.acquire(asked.session.id)
+        assert acquired
+        await _rename(one, "sessions", "elsewhere")
+        with pytest.raises(StoreUnavailable):
+            await holdings.release(acquired[0])
+        await _rename(one, "elsewhere", "sessions")
+        await until(lambda: leases.acquire(asked.session.id, "another", 30), 30)
+        keeping.cancel()
+        await asyncio.wait([keeping])
+
+
+async def _rename(heart: Heart, old: str, new: str) -> None:
+    async with heart.db.transaction() as connection:
+        await connection.exec_driver_sql(f"alter table {old} rename to {new}")
 
 
 async def _take_away(heart: Heart, session_id: Any) -> None:
