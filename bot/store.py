@@ -1,17 +1,18 @@
-"""Which messages show which turn: the table `messages`.
+"""What the door keeps: which messages show which turn (`messages`), and until when all was read (`caught_up`).
 
-A row is written before a message is posted, without a ts: if Flow dies in between, it knows to look before it posts
-again. `digest` is of the last look that was stored; only a final one is trusted after a restart.
+A row of `messages` is written before a message is posted, without a ts: if Flow dies in between, it knows to look
+before it posts again. `digest` is of the last look that was stored; only a final one is trusted after a restart.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 import sqlalchemy as sa
 
 from sessions.db import Database
-from sessions.tables import metadata
+from sessions.tables import Moment, metadata
 from sessions.types import TurnId
 
 messages = sa.Table(
@@ -23,6 +24,14 @@ messages = sa.Table(
     sa.Column("ts", sa.Text),
     sa.Column("digest", sa.Text),
     sa.Column("final", sa.Boolean, nullable=False),
+)
+
+#: Whatever was written in a workspace before `at` has been heard, or read.
+caught_up = sa.Table(
+    "caught_up",
+    metadata,
+    sa.Column("team", sa.Text, primary_key=True),
+    sa.Column("at", Moment, nullable=False),
 )
 
 
@@ -79,3 +88,21 @@ class MessageStore:
 
 def _is(turn_id: TurnId, part: int) -> sa.ColumnElement[bool]:
     return sa.and_(messages.c.turn_id == turn_id, messages.c.part == part)
+
+
+class CaughtUp:
+    """Every method raises StoreUnavailable when the database does not answer."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def until(self, team: str) -> datetime | None:
+        """None: it was never noted."""
+        query = sa.select(caught_up.c.at).where(caught_up.c.team == team)
+        async with self._database.read() as connection:
+            return (await connection.execute(query)).scalar_one_or_none()
+
+    async def caught_up(self, team: str, at: datetime) -> None:
+        row = self._database.insert(caught_up).values(team=team, at=at)
+        async with self._database.transaction() as connection:
+            await connection.execute(row.on_conflict_do_update(index_elements=["team"], set_={"at": at}))

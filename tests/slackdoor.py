@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -97,6 +98,7 @@ def starter(path: Path, slack: SlackSimulator, host: ScriptedHost) -> Start:
         call_seconds: float = 2.0,
         deaf_after: float = 25.0,
         pace: float = 1.0,
+        now: Callable[[], float] = time.time,
     ) -> AsyncIterator[Flow]:
         await migrations.upgrade(dsn)
         db = open_database(dsn)
@@ -112,7 +114,7 @@ def starter(path: Path, slack: SlackSimulator, host: ScriptedHost) -> Start:
                 async with Sessions(store, host, max_sessions=max_sessions) as sessions:
                     show = Show(sessions, Delivery(client, me.bot_id), MessageStore(db), pace=pace)
                     sessions.observe(show.observe)
-                    door = Door(sessions, show, client, me, "1.2.3", "scripted")
+                    door = Door(sessions, show, client, me, "1.2.3", "scripted", now)
                     door.attend()
                     timing = {"ping_interval": min(2.0, deaf_after / 4), "deaf_after": deaf_after}
                     socket = SlackSocket(**tokens, **timing, on_connected=door.connected)

@@ -1,4 +1,4 @@
-"""What a session needs to outlive everything: edits and asides, attempts, retention, leaders and firings."""
+"""What a session needs to outlive everything: edits and asides, attempts, retention, leaders, firings, catching up."""
 
 from __future__ import annotations
 
@@ -37,6 +37,11 @@ def upgrade() -> None:
         sa.Column("due_at", _MOMENT, primary_key=True),
         sa.Column("owner", sa.Text, nullable=False),
     )
+    op.create_table(
+        "caught_up",
+        sa.Column("team", sa.Text, primary_key=True),
+        sa.Column("at", _MOMENT, nullable=False),
+    )
 
 
 def _messages() -> None:
@@ -72,7 +77,7 @@ def _index(name: str, where: str, column: str = "last_activity_at") -> None:
 
 
 def downgrade() -> None:
-    for table in ("firings", "leaders", "asides", "amendments"):
+    for table in ("caught_up", "firings", "leaders", "asides", "amendments"):
         op.drop_table(table)
     for index in ("ix_sessions_retired", "ix_sessions_asleep", "ix_sessions_held"):
         op.drop_index(index, "sessions")

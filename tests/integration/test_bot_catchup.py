@@ -2,25 +2,49 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from slack_sdk.web.async_client import AsyncWebClient
 from slackdoor import MANIFEST, Flow, Start, starter
 from unit.sessions.scripted import ScriptedHost
 from waiting import until
 
 from bot.catchup import CatchUp
-from bot.reading import Reader
+from bot.messages import take
+from bot.reading import Read, Reader
+from bot.store import CaughtUp
+from bot.store import caught_up as caught_up_table
 from sessions.tables import asides
-from sessions.types import TurnState
+from sessions.tables import sessions as sessions_table
+from sessions.types import Prompt, ThreadId, TurnState
+from simulator.clock import RealClock
 from simulator.slack import SlackSimulator
 
 
+class Shifted(RealClock):
+    """So many seconds in the past, for Slack and for whoever asks it."""
+
+    def __init__(self) -> None:
+        self.ago = 0.0
+
+    def now(self) -> float:
+        return time.time() - self.ago
+
+
 @pytest.fixture
-async def slack() -> AsyncIterator[SlackSimulator]:
-    async with SlackSimulator(manifest=MANIFEST, retry_delays=()) as running:
+def clock() -> Shifted:
+    return Shifted()
+
+
+@pytest.fixture
+async def slack(clock: Shifted) -> AsyncIterator[SlackSimulator]:
+    async with SlackSimulator(manifest=MANIFEST, retry_delays=(), clock=clock) as running:
         yield running
 
 
@@ -142,3 +166,138 @@ async def test_what_slack_refuses_to_give_is_asked_for_again(start: Start, slack
     slack.faults.fail("conversations.replies", status=503)
     async with start() as flow:
         await until(lambda: sum("tokens in" in text for text in flow.thread("#general", ts)) == 2, 30)
+
+
+# ---- from where on -----------------------------------------------------------------------------------------------
+
+
+async def noted(flow: Flow) -> datetime:
+    """Until when all was caught up, once that is known."""
+    at: datetime = await until(lambda: CaughtUp(flow.db).until(flow.door.me.team_id))
+    return at
+
+
+async def hear(flow: Flow, channel: str, ts: str, root: str | None = None) -> None:
+    """The message comes as an event."""
+    reader = Reader(flow.door.client)
+    read = await (reader.replies(channel, root, oldest="0") if root else reader.history(channel, oldest="0"))
+    [message] = [message for message in read.messages if message["ts"] == ts]
+    await take(flow.door, {**message, "channel": channel})
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_direct_message_is_found_although_its_writer_wrote_again(
+    start: Start, slack: SlackSimulator, host: ScriptedHost, clock: Shifted, known: bool
+) -> None:
+    clock.ago = 7200
+    async with start(now=clock.now) as flow:
+        hi = await slack.post("jonas", "dm", "hi")
+        await flow.shows("dm", hi, "tokens in", user="jonas")
+        await noted(flow)
+    clock.ago = 3600
+    lost = await slack.post("jonas", "dm", "lost")
+    clock.ago = 0
+    again = await slack.post("jonas", "dm", "hello?")
+    async with start(connect=False, now=clock.now) as flow:
+        if not known:
+            async with flow.db.transaction() as connection:
+                await connection.execute(sa.delete(caught_up_table))
+        [session] = await flow.sessions.list()
+        await hear(flow, session.thread.channel, again)
+        CatchUp(flow.door, Reader(flow.door.client)).start()
+        await flow.shows("dm", lost, "tokens in", user="jonas")
+        await flow.shows("dm", again, "tokens in", user="jonas")
+        assert sorted(prompts(host)) == ["hello?", "hi", "lost"]
+
+
+class Stuck(Reader):
+    """Never gets an answer."""
+
+    def __init__(self, client: AsyncWebClient) -> None:
+        super().__init__(client)
+        self.asked = asyncio.Event()
+
+    async def replies(self, channel: str, ts: str, *, oldest: str = "0", latest: str | None = None) -> Read:
+        self.asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+
+async def test_catching_up_that_was_cut_off_is_done_by_the_next_start(
+    start: Start, slack: SlackSimulator, host: ScriptedHost, clock: Shifted
+) -> None:
+    clock.ago = 7200
+    async with start(now=clock.now) as flow:
+        ts = await slack.post("maya", "#general", "@flow one")
+        await flow.shows("#general", ts, "tokens in")
+        first = await noted(flow)
+    clock.ago = 3600
+    await slack.post("maya", "#general", "two", thread_ts=ts)
+    clock.ago = 0
+    last = await slack.post("maya", "#general", "three", thread_ts=ts)
+    async with start(connect=False, now=clock.now) as flow:
+        await hear(flow, slack.channel("#general").id, last, ts)
+        await flow.shows("#general", ts, "three")
+        reader = Stuck(flow.door.client)
+        CatchUp(flow.door, reader).start()
+        await reader.asked.wait()
+        assert await noted(flow) == first
+    async with start(now=clock.now) as flow:
+        await until(lambda: "two" in prompts(host))
+        await until(lambda: sum("tokens in" in text for text in flow.thread("#general", ts)) == 3)
+
+        async def moved_on() -> bool:
+            return await noted(flow) > first
+
+        await until(moved_on)
+
+
+class Tampered(Reader):
+    """What it reads begins with a message that nobody can make sense of."""
+
+    async def replies(self, channel: str, ts: str, *, oldest: str = "0", latest: str | None = None) -> Read:
+        read = await super().replies(channel, ts, oldest=oldest, latest=latest)
+        odd = {"ts": f"{float(ts) + 0.5:.6f}", "thread_ts": ts, "user": "U1", "text": "odd", "files": [None]}
+        return Read([read.messages[0], odd, *read.messages[1:]], read.complete)
+
+
+async def test_a_message_that_cannot_be_taken_keeps_no_other_away(start: Start, slack: SlackSimulator) -> None:
+    async with start() as flow:
+        ts = await slack.post("maya", "#general", "@flow one")
+        await flow.shows("#general", ts, "tokens in")
+    await slack.post("maya", "#general", "two", thread_ts=ts)
+    async with start(connect=False) as flow:
+        began = datetime.now(UTC)
+        CatchUp(flow.door, Tampered(flow.door.client)).start()
+        await until(lambda: sum("tokens in" in text for text in flow.thread("#general", ts)) == 2)
+
+        async def whole() -> bool:
+            return await noted(flow) >= began
+
+        await until(whole)
+
+
+class Listed(Reader):
+    """Notes which threads it is asked for."""
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__(flow.door.client)
+        self.asked: list[str] = []
+
+    async def replies(self, channel: str, ts: str, *, oldest: str = "0", latest: str | None = None) -> Read:
+        self.asked.append(ts)
+        return Read([], complete=False)
+
+
+async def test_every_thread_of_the_last_day_is_read_the_latest_first(start: Start) -> None:
+    async with start(connect=False, flush=False) as flow:
+        roots = [f"{1_700_000_000 + number}.000000" for number in range(60)]
+        for ts in roots:
+            thread = ThreadId(flow.door.me.team_id, "C1", ts)
+            await flow.sessions.store.submit(Prompt(thread, f"C1:{ts}", ts, "U1", "hi"))
+        async with flow.db.transaction() as connection:
+            await connection.execute(sa.update(sessions_table).values(status="asleep"))
+        reader = Listed(flow)
+        CatchUp(flow.door, reader).start()
+        await noted(flow)
+        assert reader.asked == roots[::-1]
