@@ -1,8 +1,8 @@
 """The reaper: puts idle sessions to sleep, and sets right what rows, worklets and tasks disagree about.
 
 Each process looks after the sessions that it runs, and takes over what nobody runs. What concerns the others too is
-done by the leader, and each firing of it once (leader.py). The first pass at boot is the recovery. The reaper keeps no
-state, so each pass may be cut off anywhere.
+done by the leader, and each firing of it once (leader.py). The three wait for no other: taking over is what people
+notice. The first pass at boot is the recovery. Each pass may be cut off anywhere.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from config.errors import FlowError
 from config.logging import get_logger
@@ -21,7 +21,7 @@ from sessions.leader import Leader
 from sessions.manager import Sessions
 from sessions.retention import Retention
 from sessions.store import Clock, Store, utcnow
-from sessions.types import Session, SessionState
+from sessions.types import Session, SessionId, SessionState
 from worklets.errors import WorkletError
 
 if TYPE_CHECKING:
@@ -56,13 +56,14 @@ class Reaper:
         self._housekeeping = retention.housekeeping if retention else Housekeeping(store.db, sessions.ring)
         self._retention = retention
         self._clock = clock
-        self._sweeping = asyncio.Lock()
-        self._pass: asyncio.Task[None] | None = None
+        self._taking_over, self._looking_after, self._leading = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
+        self._passes: dict[str, asyncio.Task[None]] = {}  # by part, the last one
+        self._correcting: SessionId | None = None  # nobody takes it over meanwhile
         self._troubles: dict[str, str] = {}  # by part: why it could not be done last time
 
     async def recover(self) -> None:
         """Takes over what ran before, at boot: quick, so that the doors can open. A `sweep` should follow soon."""
-        async with self._sweeping:
+        async with self._taking_over:
             try:
                 async with asyncio.timeout(_RECOVERY_SECONDS):
                     await self._take_over()
@@ -72,25 +73,52 @@ class Reaper:
 
     async def sweep(self) -> None:
         """One pass. A part that the database or the runtime does not serve is left to the next pass."""
-        async with self._sweeping:
-            await self._each(self._housekeeping.settle)
-            await self._each(self._look_after, self._take_over, self._ring, self._put_to_sleep, self._lead)
+        await self.take_over()
+        await self._tend()
+        await self._rule()
+
+    async def take_over(self) -> None:
+        """The part of a pass that others wait for: what nobody runs any more goes on here."""
+        async with self._taking_over:
+            await self._each(self._housekeeping.settle, self._take_over, self._ring)
+
+    async def _tend(self) -> None:
+        async with self._looking_after:
+            await self._each(self._look_after, self._put_to_sleep)
             self.last_sweep = self._clock()
 
+    async def _rule(self) -> None:
+        async with self._leading:
+            await self._each(self._lead)
+
     async def ring(self) -> None:
-        """A `sweep` begins now, unless one is under way; returns at once."""
-        if self._pass is None or self._pass.done():
-            self._pass = asyncio.create_task(self.sweep(), name="reaper")
+        """A pass begins now; returns at once. Its parts wait for no other: removing volumes may take minutes.
+
+        A part that is still under way from before is not begun again.
+        """
+        self._begin(self.take_over)
+        self._begin(self._tend)
+        self._begin(self._rule)
+
+    async def ring_take_over(self) -> None:
+        self._begin(self.take_over)
+
+    def _begin(self, part: Callable[[], Coroutine[None, None, None]]) -> None:
+        name = f"reaper: {part.__name__}"
+        if name not in self._passes or self._passes[name].done():
+            self._passes[name] = asyncio.create_task(part(), name=name)
 
     async def close(self) -> None:
-        """Cuts a pass off that is under way. Another process may lead at once."""
-        if self._pass is not None:
-            self._pass.cancel()
-            await asyncio.wait([self._pass])
+        """Cuts off what is under way. Another process may lead at once."""
+        for task in self._passes.values():
+            task.cancel()
+        if self._passes:
+            await asyncio.wait(self._passes.values())
         try:
+            await self._housekeeping.settle()
             await self._leader.resign()
         except StoreUnavailable as error:
-            log.debug("the lead runs out by itself", error=error.sentence())
+            log.debug("the lead and what is kept run out by themselves", error=error.sentence())
 
     async def _each(self, *parts: Callable[[], Coroutine[None, None, None]]) -> None:
         for part in parts:
@@ -123,7 +151,7 @@ class Reaper:
         """Worklets whose process is gone: they take places, and somebody must hear what they say."""
         running = await self._host.running()
         for session in await self._unheld():
-            if session.worklet in running:
+            if session.worklet in running and session.id != self._correcting:
                 self._sessions.adopt(session)
 
     async def _ring(self) -> None:
@@ -150,10 +178,18 @@ class Reaper:
         for session in await self._unheld():
             if session.worklet in running and session.last_activity_at > idle_since:
                 continue
+            if not self._sessions.is_live(session.id):
+                await self._put_right(session)
+
+    async def _put_right(self, session: Session) -> None:
+        self._correcting = session.id
+        try:
             async with self._housekeeping.keeping(session) as kept:
                 if kept is not None and await self._close(session.worklet):
                     kept.sleeps()
                     log.info("nobody runs its worklet: the session sleeps", session=session.id)
+        finally:
+            self._correcting = None
 
     async def _remove_strays(self) -> None:
         """Worklets that run for no session. Of one that has a row, another process may be about to make use."""
@@ -186,23 +222,22 @@ class Reaper:
         return True
 
 
-def schedule(reaper: Reaper, interval: timedelta = timedelta(seconds=30)) -> AsyncIOScheduler:
+def schedule(
+    reaper: Reaper, interval: timedelta = timedelta(seconds=30), lease: timedelta | None = None
+) -> AsyncIOScheduler:
     """A started scheduler that rings the reaper on the running loop; the caller shuts it down, then closes the reaper.
 
-    Late or doubled rings become one.
+    `lease`: how long leases last, where other processes share the database; so soon they are taken over. Late or
+    doubled rings become one.
     """
     from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
     scheduler = AsyncIOScheduler(timezone="UTC")
-    scheduler.add_job(
-        reaper.ring,
-        "interval",
-        seconds=interval.total_seconds(),
-        next_run_time=datetime.now(UTC),
-        id="reaper",
-        coalesce=True,
-        max_instances=1,
-        misfire_grace_time=None,
-    )
+    once: dict[str, Any] = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+    seconds = interval.total_seconds()
+    scheduler.add_job(reaper.ring, "interval", seconds=seconds, next_run_time=datetime.now(UTC), id="reaper", **once)
+    if lease is not None:
+        seconds = lease.total_seconds() / 3
+        scheduler.add_job(reaper.ring_take_over, "interval", seconds=seconds, id="take over", **once)
     scheduler.start()
     return scheduler

@@ -178,15 +178,62 @@ async def test_a_ring_during_a_pass_begins_no_other_and_the_end_cuts_it_off(hear
 
     heart.host.running = hangs  # type: ignore[method-assign]
     await heart.reaper.ring()
-    await until(lambda: asked == 1)
+    await until(lambda: asked == 3)  # taking over, looking after its own, the leader's
     await heart.reaper.ring()
+    await heart.reaper.ring_take_over()
     await asyncio.sleep(0)
-    assert asked == 1
+    assert asked == 3
     await heart.reaper.close()
     heart.host.running = running  # type: ignore[method-assign]
     await heart.reaper.ring()
     await until(lambda: heart.reaper.last_sweep)
     await heart.reaper.close()
+
+
+async def test_what_the_leader_does_for_minutes_holds_nothing_else_up(start: Any) -> None:
+    with freeze_time("2026-03-01 12:00:00", real_asyncio=True) as clock:
+        async with start() as heart:
+            idle = await heart.ask("one", thread="1700000000.000300")
+            await heart.settled(idle)
+            clock.tick(timedelta(minutes=30))
+            close, closing, go_on = heart.host.close, list[str](), asyncio.Event()
+
+            async def slow(name: str, *rest: Any) -> Any:
+                if name == "stray":
+                    closing.append(name)
+                    await go_on.wait()
+                return await close(name, *rest)
+
+            heart.host.close = slow  # type: ignore[method-assign]
+            await heart.host.open(
+                "stray", claude_session_id="x", has_history=False, position=None, on_step=lambda step: None
+            )
+            await heart.reaper.ring()
+            await until(lambda: closing)
+            stored = await heart.sessions.store.submit(_prompt())
+            assert stored
+            await heart.reaper.ring()
+            assert await heart.settled(stored.submitted) == Done()
+            await heart.in_state(idle, SessionState.ASLEEP)
+            assert closing == ["stray"], "not twice at a time"
+            go_on.set()
+            await until(lambda: "stray" in heart.host.closed)
+            await heart.reaper.close()
+
+
+async def test_beside_other_processes_it_takes_over_as_soon_as_a_lease_runs_out(heart: Heart) -> None:
+    scheduler = schedule(heart.reaper, timedelta(hours=1), timedelta(seconds=0.3))
+    try:
+        await until(lambda: heart.reaper.last_sweep)
+        first = heart.reaper.last_sweep
+        for number in range(1, 3):
+            stored = await heart.sessions.store.submit(_prompt(number))
+            assert stored
+            assert await heart.settled(stored.submitted) == Done()
+        assert heart.reaper.last_sweep == first, "the rest has time"
+    finally:
+        scheduler.shutdown(wait=False)
+        await heart.reaper.close()
 
 
 async def test_a_part_that_fails_does_not_stop_the_rest_of_the_pass(heart: Heart) -> None:
@@ -200,7 +247,7 @@ async def test_a_part_that_fails_does_not_stop_the_rest_of_the_pass(heart: Heart
     assert await heart.settled(stored.submitted.turn.id) == Done()
 
 
-def _prompt() -> Any:
+def _prompt(number: int = 5) -> Any:
     from sessions.types import Prompt, ThreadId
 
-    return Prompt(ThreadId("T1", "C1", "5.0"), "C1:5.0", "5.0", "U1", "left over")
+    return Prompt(ThreadId("T1", "C1", f"{number}.0"), f"C1:{number}.0", f"{number}.0", "U1", "left over")
