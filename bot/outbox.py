@@ -33,7 +33,9 @@ log = get_logger(__name__)
 
 GAP = 3.0  # seconds between two edits of a growing message (docs.slack.dev, chat.update)
 FIRST_GAP = 1.0  # until the first words replace "Thinking…"
-_UNHELD = 1.0  # seconds until it is asked again whether a session may be shown
+_WORDLESS = 3.0  # seconds that a message of a dead process keeps its looks, unless its words come earlier
+_REPLAYED = 0.15  # seconds in which the journal tells again what that process had shown
+_UNHELD = 0.1  # seconds until it is asked again whether a session may be shown
 
 
 class Outbox:
@@ -119,6 +121,13 @@ class Outbox:
         else:
             self._early.append(entry)
 
+    def heard(self, turn_id: TurnId) -> None:
+        """Claude's words come live: after a take-over those before them are there, or will be in a moment."""
+        entry = self._entries.get(turn_id)
+        if entry is not None and entry.wordless_until > (soon := self._clock() + _REPLAYED):
+            entry.wordless_until = soon
+            self._enqueue(entry)
+
     def changed(self, turn_id: TurnId) -> None:
         """The answer looks different now. Cheap, and cheapest when it was marked before."""
         entry = self._entries.get(turn_id)
@@ -168,7 +177,7 @@ class Outbox:
         answer, soonest = entry.answer, entry.retry_at
         if entry.method is Method.EDIT and entry.urgency is not Urgency.FINAL and not self._flushing:
             gap = FIRST_GAP if entry.urgency is Urgency.FIRST else GAP
-            soonest = max(soonest, self._last(answer).changed_at + gap)
+            soonest = max(soonest, self._last(answer).changed_at + gap, entry.wordless_until)
         self._quiet.clear()
         self._schedule.put(Job(answer.turn_id, entry.method, answer.channel, entry.urgency, entry.since, soonest))
         self._bell.set()
@@ -307,6 +316,8 @@ class Outbox:
         if (before := self._leaving.get(entry.answer.turn_id)) is not None:
             await before.idle.wait()  # what it is posting has to be found
         await self._sender.load(entry.answer)
+        if any(message.ts is not None for message in entry.answer.messages.values()):
+            entry.wordless_until = self._clock() + _WORDLESS
         self._go_on(entry)
 
     async def _attempt(self, entry: Entry, action: Action, since: float | None, era: int) -> None:

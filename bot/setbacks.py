@@ -35,6 +35,7 @@ class Entry:
     tries: int = 0  # failures in a row that are its own
     misses: int = 0  # failures in a row
     retry_at: float = 0.0
+    wordless_until: float = 0.0  # until then what a dead process showed stays: its words are on their way again
     unanswered: bool = False  # the last call failed because Slack was away
     closed: bool = False
     idle: asyncio.Event = field(default_factory=asyncio.Event)  # its last call has ended, after it was dropped

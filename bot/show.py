@@ -16,7 +16,7 @@ from config.logging import get_logger
 from sessions.events import LifeEvent, Queued, Released
 from sessions.manager import Sessions
 from sessions.types import Session, SessionId, Turn, TurnId
-from worklets.events import AgentEvent
+from worklets.events import AgentEvent, TextDelta
 
 log = get_logger(__name__)
 
@@ -63,6 +63,8 @@ class Show:
             self.outbox.add(answer)
         elif answer.view.apply(event):
             self.outbox.changed(turn.id)
+            if isinstance(event, TextDelta):  # only live: previews are not in the transcript
+                self.outbox.heard(turn.id)
 
     def _new_answer(self, session: Session, turn: Turn) -> Answer:
         thread = session.thread

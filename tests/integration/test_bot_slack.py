@@ -214,6 +214,25 @@ async def test_a_restart_in_mid_answer_edits_the_same_message(start: Start, slac
         assert "Before." in texts[1]
 
 
+async def test_a_restart_takes_no_words_away_that_people_were_reading(start: Start, slack: SlackSimulator) -> None:
+    """The words of an open preview are in no table: the journal tells them again, a moment later."""
+    async with start() as flow:
+        ts = await slack.post("maya", "#general", "@flow HOLD on")
+        process = await flow.process("HOLD on")
+        process.say(TextDelta("one two "))
+        await flow.shows("#general", ts, "one two")
+        edits = len(flow.calls("chat.update"))
+    async with start() as flow:
+        process.say(TextDelta("three"))
+        await flow.shows("#general", ts, "one two three")
+        again = flow.calls("chat.update")[edits:]
+        assert again
+        assert all("one two" in str(call) for call in again), "it went blank for a moment"
+        process.say(Text("one two three"))
+        process.end()
+        await flow.shows("#general", ts, "tokens in")
+
+
 @pytest.mark.parametrize("fault", ["fail", "reset", "hang"])
 async def test_a_post_without_an_answer_is_not_doubled(flow: Flow, fault: str) -> None:
     getattr(flow.slack.faults, fault)("chat.postMessage", after=True)
