@@ -32,7 +32,7 @@ class Door:
     """`version` and `runtime` are words for people. `now` gives seconds since 1970.
 
     Whoever makes a door calls `attend` before sessions begin to work, enters `after`, and calls `connected` whenever
-    Slack can be heard again.
+    Slack can be heard again after something may have been missed.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Door:
         self.sessions.backlog(Backlog(self.sessions, self.reader, self.people, self.me).collect)
 
     def connected(self) -> None:
-        """The socket is up, for the first time or again. Returns at once."""
+        """Slack can be heard, for the first time or after something may have been missed. Returns at once."""
         for call in self._on_connected:
             call()
 

@@ -50,6 +50,8 @@ _TRIES = 4
 _ATTEMPT_SECONDS = 15  # for a ticket and the handshake
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0  # seconds between attempts to connect
 _LASTING = 10.0  # seconds after which a connection was not in vain
+_SUDDEN = ("deaf", "closed")  # ends of a connection that Slack did not announce
+_NOTICE = 15.0  # seconds: one that was announced to end is not trusted for longer
 _LAST_WORDS = 3.0  # seconds that listeners may take to end when the program does
 _ACK_SECONDS = 2.0  # how long an acknowledgement waits for a connection; Slack waits 3 s in all
 
@@ -170,8 +172,9 @@ class _Acknowledger:
 class SlackSocket:
     """Keeps `CONNECTIONS` open at the same time: Slack delivers to the others while one is replaced, or lost.
 
-    `deaf_after`: seconds without any frame until a connection is replaced. `on_connected` is called after each
-    handshake, so also when nothing was missed.
+    `deaf_after`: seconds without any frame until a connection is replaced. `on_connected` is called when Slack can be
+    heard again after something may have been missed, also for the first time; not after a refresh that Slack announced
+    while there was a connection.
     """
 
     def __init__(
@@ -217,15 +220,17 @@ class SlackSocket:
     async def _keep_open(self, app: AsyncApp, http: aiohttp.ClientSession, lines: Tasks, events: Tasks) -> None:
         """One connection after another; the next is open before the last is left."""
         last: Connection | None = None
+        reason, ended_at = "", time.monotonic()
         short = 0  # connections in a row that did not last
         while True:
             connection, opened_at = await self._connect(http), time.monotonic()
+            missed = not self._up or (last is not None and (reason in _SUDDEN or opened_at - ended_at > _NOTICE))
             self._open.append(connection)
             lines.start(self._read(connection, app, events), "read")
             if last is not None:
                 last.leave()
-            self._tell_connected()
-            reason = await connection.spent()
+            self._tell_connected(missed=missed)
+            reason, ended_at = await connection.spent(), time.monotonic()
             log.info("a connection to Slack ends; opening another", reason=reason)
             if reason in _SENTENCES:
                 self._trouble = _SENTENCES[reason]
@@ -235,12 +240,12 @@ class SlackSocket:
             if short > 1 and reason not in ("warning", "refresh_requested"):
                 await asyncio.sleep(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(short - 2, 8)))
 
-    def _tell_connected(self) -> None:
+    def _tell_connected(self, *, missed: bool) -> None:
         self._trouble = ""
         self._news.set()
         self.state()
         log.debug("connected to Slack", connections=self._up)
-        if self._on_connected is not None:
+        if missed and self._on_connected is not None:
             try:
                 self._on_connected()
             except Exception:
