@@ -51,5 +51,5 @@ lock: ## pin the dependencies of pyproject.toml anew, with hashes (needs uv)
 	uv pip compile pyproject.toml --generate-hashes --no-emit-index-url --quiet -o requirements.lock
 	uv pip compile pyproject.toml --extra dev -c requirements.lock --generate-hashes --no-emit-index-url --quiet -o requirements-dev.lock
 
-clean: ## remove what make and the demo made
-	rm -rf $(VENV) build data .mypy_cache .ruff_cache .pytest_cache *.egg-info
+clean: ## remove what make and the demo made; a real Flow's data stays
+	rm -rf $(VENV) build data/demo .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -30,8 +30,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+class _Version(argparse.Action):
+    """Looked up only when it is asked for: reading a package's metadata takes a while."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_args: object, **_options: object) -> None:
+        from importlib.metadata import version
+
+        print(f"flow {version('flow-slack')}")
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="flow", description="Slack threads that talk to Claude Code in containers.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
     _verb(verbs, "serve", _serve, "the bot, its scheduler and its HTTP server, until Ctrl-C")
     _verb(verbs, "demo", _demo, "the bot in a local Slack workspace, with a page to type into")

@@ -23,7 +23,7 @@ def parse_duration(value: str | float) -> float:
         else:
             raise ValueError(f'"{value}" is not a duration; write it like "45s", "30m" or "1h30m"')
     if seconds <= 0:
-        raise ValueError(f'"{value}" is not a positive duration')
+        raise ValueError(f'"{value}" is not a positive duration; write it like "45s", "30m" or "1h30m"')
     return seconds
 
 

@@ -4,7 +4,7 @@ import { blockNodes } from "./blocks.js";
 import { clockTime, el, emoji, sign } from "./dom.js";
 import { mrkdwn } from "./mrkdwn.js";
 
-const QUICK = ["+1", "eyes", "white_check_mark"];
+const QUICK = ["+1", "eyes", "white_check_mark", "octagonal_sign"];
 
 // `desk` knows the workspace and acts for the person; `options`: thread (bool), compact (bool), replies (array).
 export function messageNode(message, desk, options = {}) {
