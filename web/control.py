@@ -24,7 +24,7 @@ class Control:
     """Listens from `start` to `aclose`. `stop` ends a session; its FlowErrors are answered as sentences.
 
     Of several replicas on one share directory the newest answers; when it ends, none does until one starts.
-    That serves as well: `stop` writes down in the table that a session is to end which another replica holds.
+    Of a session that another replica holds, `stop` ends the turns through the table; its worklet goes on there.
     """
 
     def __init__(self, share_dir: Path, stop: Stop) -> None:
