@@ -159,9 +159,11 @@ class RelayLink:
         self._closed = True
         self._news.set()
         await self._flush_ack()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        running = set(self._tasks)
+        while running:  # a cancellation may be swallowed by what is awaited: nothing may go on in our name
+            for task in running:
+                task.cancel()
+            _, running = await asyncio.wait(running, timeout=1)
         if self._ws is not None:
             await self._ws.close()
             self._ws = None
@@ -176,7 +178,9 @@ class RelayLink:
         made.setblocking(False)
         try:
             with short_path(self._run_dir, SOCKET) as path:
-                await asyncio.wait_for(asyncio.get_running_loop().sock_connect(made, path), _HANDSHAKE_SECONDS)
+                # Not `wait_for`: in Python 3.11 it can swallow a cancellation, and a link that was let go of went on.
+                async with asyncio.timeout(_HANDSHAKE_SECONDS):
+                    await asyncio.get_running_loop().sock_connect(made, path)
             ws = await connect(
                 "ws://relay/",
                 sock=made,
@@ -213,7 +217,8 @@ class RelayLink:
     async def _greet(self, ws: ClientConnection) -> None:
         hello = {"type": "hello", "seq": self._read, "epoch": self.epoch or None, "fence": self._fence}
         await ws.send(json.dumps(hello))
-        welcome = json.loads(await asyncio.wait_for(ws.recv(), _HANDSHAKE_SECONDS))
+        async with asyncio.timeout(_HANDSHAKE_SECONDS):
+            welcome = json.loads(await ws.recv())
         if self.epoch not in ("", welcome["epoch"]):
             raise OtherEpoch
         self.epoch, self.pending = welcome["epoch"], welcome["pending"]

@@ -181,7 +181,8 @@ class Bridge:
     async def serve(self, ws: ServerConnection) -> None:
         """One connection, from its hello to its end. The newest with a sufficient fence is the owner."""
         try:
-            hello = json.loads(await asyncio.wait_for(ws.recv(), _HELLO_SECONDS))
+            async with asyncio.timeout(_HELLO_SECONDS):
+                hello = json.loads(await ws.recv())
             seq, epoch, fence = int(hello["seq"]), hello.get("epoch"), int(hello["fence"])
         except (ValueError, KeyError, TypeError, TimeoutError):
             await ws.close(NOT_UNDERSTOOD, "hello is not understood")

@@ -79,7 +79,7 @@ async def test_every_line_arrives_once_and_in_order_however_often_the_connection
                     await link.put(f"in-{i}", {"type": "x", "n": i})
                     break
                 except AgentGone:  # this app died before it knew: its successor sends the same again
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(0.002)
 
     async def read_for_a_while() -> None:
         nonlocal position
