@@ -252,7 +252,7 @@ class Storm:
 
 @asynccontextmanager
 async def open_storm(
-    runtime: str, seed: str, tmp_path: Path, *, retry_delays: Sequence[float] = (0, 1, 2, 4, 8), **env: str
+    runtime: str, seed: str, tmp_path: Path, *, retry_delays: Sequence[float] = (0, 1, 2, 4, 8, 16, 32), **env: str
 ) -> AsyncIterator[Storm]:
     """A world with nothing in it; the program does not run yet. What it leaves behind is removed at the end."""
     share_dir, tmp = tmp_path / "data", tmp_path / "tmp"
