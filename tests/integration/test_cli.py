@@ -1,6 +1,7 @@
 """The real Claude CLI behind the relay, through gateway and host, against the scripted model."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -248,7 +249,8 @@ async def test_a_killed_worklet_loses_no_word_that_was_said(host: WorkletHost) -
     await agent.send(str(uuid.uuid4()), "SAY three\nHOLD ever")
     await talk.read(agent, lambda event: isinstance(event, TextDelta))
     await host._runtime.remove(NAME, grace=0)
-    with pytest.raises(AgentGone):
+    # The relay may still have seen the CLI die, or died with it.
+    with contextlib.suppress(AgentGone):
         await asyncio.wait_for(talk.read(agent, lambda event: isinstance(event, AgentExited)), 20)
     await agent.close()
     talk.position, talk.events = stored, []
