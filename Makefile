@@ -30,7 +30,8 @@ test: setup ## the whole suite; REQUIRE=all makes a missing real part a failure
 
 chaos: setup ## RUNS=200: kill the bot so often, then all else; SEED=1 decides when (docs/chaos.md)
 	$(BIN)/python -m pytest tests/chaos --chaos-runs=$(RUNS) --chaos-answers=500 --chaos-seed=$(SEED) $(PYTEST_ARGS)
-	$(BIN)/python -m pytest --hypothesis-profile=chaos --timeout=3600 tests/unit/sessions/test_sessions_stateful.py
+	$(BIN)/python -m pytest --hypothesis-profile=chaos --timeout=3600 \
+		tests/unit/sessions/test_sessions_stateful.py tests/unit/sessions/test_sessions_rounds.py
 
 check: setup ## lint, format, types, layers
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 import migrations
 from sessions import engines, sqlite
@@ -35,6 +36,8 @@ class Loop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         super().__init__(_NoWaiting())
         self.now = 0.0
+        self.rounds = 0
+        self.after: dict[int, Callable[[], None]] = {}  # what is to happen after that many rounds
 
     def time(self) -> float:
         return self.now
@@ -43,6 +46,9 @@ class Loop(asyncio.SelectorEventLoop):
         """One round: everything that is ready now."""
         self.call_soon(self.stop)
         self.run_forever()
+        self.rounds += 1
+        if happens := self.after.pop(self.rounds, None):
+            happens()
 
     def settle(self) -> None:
         """Until nothing is ready; no time passes."""
@@ -171,16 +177,34 @@ class FaultyDatabase(Database):
 
 
 def _engine(path: Path, power: Power) -> AsyncEngine:
-    engine = create_async_engine(
-        sa.URL.create("sqlite+aiosqlite", database=str(path)),
-        connect_args={"isolation_level": None, "timeout": 0, "async_creator_fn": power.connect},
+    model = _model()
+    pool = AsyncAdaptedQueuePool(
+        lambda: model.dialect.connect(str(path), isolation_level=None, timeout=0, async_creator_fn=power.connect),
         pool_size=4,
         max_overflow=0,
-        pool_reset_on_return=None,
+        reset_on_return=None,
+        dialect=model.dialect,
     )
-    sa.event.listen(engine.sync_engine, "connect", _pragmas)
-    sa.event.listen(engine.sync_engine, "begin", engines._begin)
-    return engine
+    engine = sa.Engine(pool, model.dialect, model.url)
+    engine._compiled_cache = model._compiled_cache  # statements are compiled once, not in each run of the program
+    sa.event.listen(engine, "connect", _pragmas)
+    sa.event.listen(engine, "begin", engines._begin)
+    return AsyncEngine(engine)
+
+
+@functools.cache
+def _model() -> sa.Engine:
+    """An engine that has met its database."""
+    engine = create_async_engine("sqlite+aiosqlite:///:memory:")
+
+    async def connect() -> None:
+        async with engine.connect():
+            pass
+        await engine.dispose()
+
+    with asyncio.Runner() as runner:
+        runner.run(connect())
+    return engine.sync_engine
 
 
 def _pragmas(connection: Any, _record: Any) -> None:

@@ -102,12 +102,14 @@ class People:
             self.world.spawn(self._interrupt(asked))
 
     async def _interrupt(self, asked: Asked) -> None:
-        """It is meant for the turn that runs at this moment."""
-        sessions = self.world.program.sessions
-        live = sessions._live.get(asked.session_id)
-        if live is not None and live.turn is not None and (current := self.world.of(live.turn.id)):
-            current.may_be.add(Interrupted)
-        await sessions.interrupt(asked.session_id, "U2")
+        """It is meant for the turn that runs at this moment; if none runs yet, for the first that waits."""
+        live = self.world.program.sessions._live.get(asked.session_id)
+        current = live and live.turn and self.world.of(live.turn.id)
+        if not current:
+            return await self._stop(asked, "interrupt")
+        current.may_be.add(Interrupted)
+        await self.world.program.sessions.interrupt(asked.session_id, "U2")
+        return None
 
     def halt(self, pick: int) -> None:
         if asked := self._turn(pick):
@@ -117,7 +119,7 @@ class People:
         if asked := self._turn(pick):
             self.world.spawn(self._stop(asked, "stop"))
 
-    async def _stop(self, asked: Asked, what: Literal["halt", "stop"]) -> None:
+    async def _stop(self, asked: Asked, what: Literal["interrupt", "halt", "stop"]) -> None:
         self.world.may_be_interrupted(asked)
         self.world.stopping[asked.prompt.thread] += 1  # what comes in while it works may be stopped, too
         try:

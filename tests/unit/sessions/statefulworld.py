@@ -219,13 +219,16 @@ class World:
             if turn_id not in program.delivered and any(isinstance(event, Settled) for event in told):
                 self.spawn(program.deliver(turn_id))
 
+    def is_busy(self) -> bool:
+        unheard = any(asked.acknowledged is None for asked in self.asked)
+        return unheard or bool(self.disk.look("select id from turns where ended_at is null or not delivered limit 1"))
+
     def all_ended(self) -> None:
-        known = {asked.turn_id for asked in self.asked}
         for row in self.disk.look("select * from turns"):
             name, state = self.name(row["id"]), TurnState(row["state"])
-            self.laws.expect(row["id"] in known, f"nobody asked for {name}")
-            self.laws.expect(state.settled, f"{name} is stuck: {state}")
             asked = self.of(row["id"])
+            self.laws.expect(asked is not None, f"nobody asked for {name}")
+            self.laws.expect(state.settled, f"{name} is stuck: {state}")
             lawful = {_STATES[Done], *(_STATES[kind] for kind in asked.may_be)} if asked else set()
             if self.faults and any(row["id"] == turn_id for _, turn_id in self.effects):
                 lawful.add(TurnState.CUT)

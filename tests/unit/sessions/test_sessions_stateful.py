@@ -199,7 +199,9 @@ class Machine(People, Claude, Faults, Time, RuleBasedStateMachine):
         self.world.mend()
         self.world.loop.advance(20)
         assert self.world.program.ready, "the program does not start"
-        for _ in range(10 + len(self.world.asked)):
+        for number in range(10 + len(self.world.asked)):
+            if number > 1 and not self.world.is_busy():
+                break
             for asked in self.world.asked:
                 if asked.acknowledged is None and not asked.prompt.source_id.startswith("resume"):
                     self.submit(asked)
