@@ -7,6 +7,7 @@ run, and is shortened to the fewest steps. After each run everything is mended, 
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -237,4 +238,4 @@ Machine.TestCase.settings = settings(
     suppress_health_check=list(HealthCheck),
     print_blob=True,
 )
-TestAnythingMayHappen = Machine.TestCase
+TestAnythingMayHappen = pytest.mark.timeout(600)(Machine.TestCase)  # what it finds, it shortens
