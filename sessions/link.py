@@ -29,6 +29,7 @@ T = TypeVar("T")
 class Patience:
     """How long a live session waits for what, in seconds."""
 
+    attach: float = 1.0  # for a worklet to be reached after its turn was stopped, before its container goes
     interrupt: float = 3.0  # for the CLI to end an interrupted turn, before it is told to end itself
     terminate: float = 3.0  # for the CLI to do that, before its container goes
     verdict: float = 5.0  # for a result after the CLI dropped a prompt

@@ -155,7 +155,9 @@ class TurnRun:
         # The row goes on naming the container that was given the last prompt: `_judge` asks for it.
         await self._link.set_state(SessionState.STARTING)
         self._opening = True
-        await unless(self._stopped, self._link.open(self._on_step))
+        # A worklet that has worked on the turn is asked to end it, rather than ended with what it said last unheard.
+        grace = self._shared.patience.attach if self.turn.started_at is not None else 0.0
+        await unless(self._stopped, self._link.open(self._on_step), grace)
         assert self._link.agent is not None
         for batch in self._link.agent.earlier:
             await self._take(batch)
@@ -178,6 +180,8 @@ class TurnRun:
         self._given = session.container_id == agent.worklet_id
         self._again = loss.restarted_in(entries, agent.epoch)
         self._sent = self._given  # it may be working on it: then stopping means to stop it
+        if self._stopped.is_set() and not self._given:
+            raise Stopped
         if self._given or self._again:
             return
         self._ending = self._ending or agent.ending

@@ -18,12 +18,14 @@ class Stopped(Exception):
     """The turn was stopped before the CLI could end it, or the CLI was ended for it."""
 
 
-async def unless(stopped: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`; cancels it and raises Stopped when `stopped` is set meanwhile."""
+async def unless(stopped: asyncio.Event, work: Coroutine[Any, Any, T], grace: float = 0.0) -> T:
+    """The result of `work`; cancels it and raises Stopped when it does not end within `grace` seconds of `stopped`."""
     task = asyncio.create_task(work)
     waiting = asyncio.create_task(stopped.wait())
     try:
         await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+        if grace and not task.done():
+            await asyncio.wait([task], timeout=grace)
         if task.done():
             return task.result()
         raise Stopped

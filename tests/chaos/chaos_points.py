@@ -34,6 +34,15 @@ WORKING = (
     "sessions.store:Store.set_state:return",
 )
 
+#: Those that a run comes by once at most.
+SELDOM = (
+    "sessions.store:Store.submit",
+    "sessions.manager:Sessions.submit",
+    "sessions.store:Store.opened",
+    "bot.show:Show._opened",
+    "worklets.host:WorkletHost",
+)
+
 #: Reached while it starts with work left over: it dies a second time.
 RECOVERING = (
     "sessions.reaper:Reaper.recover:call",

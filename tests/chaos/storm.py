@@ -90,7 +90,7 @@ class Storm:
     async def talk(self, prompts: int) -> None:
         """People write so many prompts, in new threads and old ones, now and in the next second."""
         for _ in range(prompts):
-            how = self.random.choice((self._mention, self._command, self._direct, self._reply, self._reply))
+            how = self.random.choice((self._mention, self.command, self._direct, self._reply, self._reply))
             await how()
             if self.random.random() < 0.5:
                 await asyncio.sleep(self.random.uniform(0, 0.5))
@@ -100,7 +100,7 @@ class Storm:
     async def _mention(self) -> None:
         await self.world.slack.post(self._someone(), self._channel(), f"@Flow {self._prompt()}")
 
-    async def _command(self) -> None:
+    async def command(self) -> None:
         self._do(self.world.slack.command(self._someone(), self._channel(), "/flow", self._prompt()))
 
     async def _direct(self) -> None:

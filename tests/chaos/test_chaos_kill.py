@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from chaos_batches import Batch, in_worlds, runs
-from chaos_points import RECOVERING, WORKING
+from chaos_points import RECOVERING, SELDOM, WORKING
 from program import code_of
 from storm import Storm, open_storm
 from victims import strike
@@ -65,19 +65,23 @@ async def _die(config: pytest.Config, name: str, runtime: str, kinds: list[str],
 async def _kill_bot(storm: Storm) -> bool:
     """At a named point or at some moment; in a quarter of all cases once more while it recovers. True: as planned."""
     dice, program = storm.random, storm.program
-    at_point = dice.random() < 0.7
-    if at_point:
-        program.set_trap(dice.choice(WORKING), dice.choice((1, 1, 2, 3)))
+    point = dice.choice(WORKING) if dice.random() < 0.7 else ""
+    if point:
+        program.set_trap(point, 1 if point.startswith(SELDOM) else dice.choice((1, 1, 2, 3)))
+    if "opened" in point:
+        await storm.command()
     await storm.talk(dice.randint(1, 3))
-    if at_point:
+    if point:
         for _ in range(3):
             await _until_dead_or_done(storm)
+            if ".close" in point:
+                await program.dies(within=8)  # when a session falls asleep
             if not program.alive:
                 break
             await storm.talk(1)  # the point was not come by
     else:
         await asyncio.sleep(dice.uniform(0, 2.5))
-    hit = await program.kill() or not at_point
+    hit = await program.kill() or not point
     if dice.random() < 0.3:
         await storm.talk(1)  # to a dead bot
     if dice.random() < 0.25:

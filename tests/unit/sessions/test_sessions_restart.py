@@ -297,11 +297,13 @@ async def test_a_stop_that_meets_a_restart_ends_the_turn_when_it_is_taken_over(s
     async with start() as before:
         asked = await before.ask("HOLD")
         process = await before.process(asked)
+    process.say(Text("said while nobody listened"))
     async with start() as after:
         assert await after.sessions.interrupt(asked.session.id, "U9"), "nobody runs it yet"
         await come_back(after)
         assert await after.settled(asked.turn.id) == Interrupted("U9")
-        assert process.running is None
+        assert "Text" in after.kinds(asked.turn.id)
+        assert process.running is None and not process.dead
         assert await after.settled(await after.ask("usable")) == Done()
 
 
