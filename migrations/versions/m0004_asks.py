@@ -1,0 +1,12 @@
+"""What Claude asks people, and who decided what."""
+
+from __future__ import annotations
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Filled by the work under way."""

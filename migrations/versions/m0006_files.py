@@ -1,0 +1,12 @@
+"""Files that people attach and Claude sends."""
+
+from __future__ import annotations
+
+revision = "0006"
+down_revision = "0005"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Filled by the work under way."""

@@ -1,0 +1,12 @@
+"""Model and mode of a session, feedback."""
+
+from __future__ import annotations
+
+revision = "0007"
+down_revision = "0006"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Filled by the work under way."""
