@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from worklets.events import AgentEvent, Position
 from worklets.runtime import Worklet
@@ -52,6 +52,9 @@ class AgentLike(Protocol):
 
     async def interrupt(self, timeout: float = 10.0) -> None:
         """Asks the CLI to end the running turn; returns when it said yes. Raises AgentGone, TimeoutError."""
+
+    async def request(self, subtype: str, timeout: float = 10.0, **fields: Any) -> dict[str, Any]:
+        """A control request and its reply. Raises AgentGone, TimeoutError, AgentRefused."""
 
     async def terminate(self) -> None:
         """Tells the process to end; `events` tells when it has. Raises AgentGone."""

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from worklets import rundir
-from worklets.errors import AgentGone
+from worklets.errors import AgentGone, AgentRefused
 from worklets.events import AgentEvent, AgentExited, Position
 from worklets.lines import parse
 from worklets.link import Exit, OtherEpoch, Refused, RelayLink
 from worklets.relay.journal import Budget, records
-from worklets.wire import Decoder, deny_line, interrupt_line, prompt_line
+from worklets.wire import Decoder, deny_line, interrupt_line, prompt_line, request_line
 
 Batch = tuple[Position, list[AgentEvent]]
 
@@ -32,6 +32,7 @@ class Tail:
 
 _MOST_EPOCHS = 8  # processes whose journals are read; Flow keeps fewer
 _SEGMENT = re.compile(r"([0-9a-f]{16})-\d{12}\.log")
+_REASON = 300  # characters of an error of the CLI
 _NOBODY_TO_ASK = (
     "Nobody can be asked for permission here. Go on without this, or say in your answer what you would have done."
 )
@@ -51,7 +52,7 @@ class Agent:
         self.new_volume = False
         self._link, self._run_dir = link, run_dir
         self._decoder, self._last = Decoder(), link.start
-        self._answers: dict[str, asyncio.Future[None]] = {}  # to our control requests
+        self._answers: dict[str, asyncio.Future[dict[str, Any]]] = {}  # to our control requests
 
     @classmethod
     async def attach(
@@ -76,7 +77,10 @@ class Agent:
         def notice(line: bytes) -> None:
             agent._notice(line)
 
-        link = RelayLink(run_dir, token, position, fence, notice=notice, patience=patience, rng=rng)
+        def over(error: AgentGone) -> None:
+            agent._over(error)
+
+        link = RelayLink(run_dir, token, position, fence, notice=notice, over=over, patience=patience, rng=rng)
         agent = cls(link, run_dir, worklet_id)
         await link.open(timeout)
         for request in link.pending:
@@ -126,15 +130,30 @@ class Agent:
 
     async def interrupt(self, timeout: float = 10.0) -> None:
         """Asks the CLI to end the running turn; returns when it said yes. Raises AgentGone, TimeoutError (seconds)."""
-        request_id = str(uuid.uuid4())
-        answered = asyncio.get_running_loop().create_future()
-        self._answers[request_id] = answered
+        await self._ask(interrupt_line(str(uuid.uuid4())), timeout)
+
+    async def request(self, subtype: str, timeout: float = 10.0, **fields: Any) -> dict[str, Any]:
+        """A control request and the CLI's reply to it ({} where it says just yes), whether or not a turn runs.
+
+        The relay gives it to the CLI once, across reconnects. Raises AgentGone (it may have been done), TimeoutError
+        (no reply within `timeout` seconds: the same), AgentRefused with the CLI's own words.
+        """
+        return await self._ask(request_line(str(uuid.uuid4()), subtype, fields), timeout)
+
+    async def _ask(self, line: dict[str, Any], timeout: float) -> dict[str, Any]:
+        request_id: str = line["request_id"]
+        self._answers[request_id] = answered = asyncio.get_running_loop().create_future()
+        answered.add_done_callback(lambda f: f.cancelled() or f.exception())  # whoever asked may have given up
         try:
             async with asyncio.timeout(timeout):
-                await self._link.put(request_id, interrupt_line(request_id))
-                await answered
+                await self._link.put(request_id, line)
+                response = await answered
         finally:
             del self._answers[request_id]
+        if response.get("subtype") == "error":
+            raise AgentRefused(f"Claude refused: {str(response.get('error') or 'it said no more')[:_REASON]}")
+        reply = response.get("response")
+        return reply if isinstance(reply, dict) else {}
 
     async def terminate(self) -> None:
         """Tells the CLI process to end (SIGTERM); `events` tells when it has. Raises AgentGone."""
@@ -159,13 +178,19 @@ class Agent:
             case "control_response":
                 answered = self._answers.get(_name(message.get("response")))
                 if answered is not None and not answered.done():
-                    answered.set_result(None)
+                    answered.set_result(message["response"])
             case "control_request":
                 self._refuse(message)
             case "system" if message.get("error_status") == 401:
                 # The CLI would go on asking for three minutes; the credential does not get better by that.
                 key = f"refused-{message.get('uuid')}"
                 self._link.post(key, interrupt_line(key))
+
+    def _over(self, error: AgentGone) -> None:
+        """Nothing more will be heard: who waits for a reply need not wait for the timeout."""
+        for answered in self._answers.values():
+            if not answered.done():
+                answered.set_exception(error)
 
     def _refuse(self, request: dict[str, Any]) -> None:
         """Everything is allowed inside a worklet; what asks all the same wants a person, and none is there."""

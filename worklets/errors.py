@@ -6,6 +6,7 @@ WorkletError
 ├── WorkletStartFailed
 ├── CloneFailed
 ├── AgentGone              the relay or its process is lost; resume in a new worklet
+├── AgentRefused           the CLI answered a control request with an error
 └── NoCredential
 """
 
@@ -44,6 +45,10 @@ class AgentGone(WorkletError):
     """Claude's process or its container ended unexpectedly."""
 
     suggestion = "Write again: the conversation goes on from where it stood."
+
+
+class AgentRefused(WorkletError):
+    """Claude did not do what it was told."""
 
 
 class NoCredential(WorkletError):

@@ -57,7 +57,8 @@ class OtherEpoch(AgentGone):
 class RelayLink:
     """One owner's connection, kept up by reconnecting. Make it with `open`, end it with `close`.
 
-    `notice` sees each line as it arrives, before and independently of whoever iterates `lines`.
+    `notice` sees each line as it arrives, before and independently of whoever iterates `lines`. `over` is told when no
+    further line will come: the process has ended, all is lost, or the link was closed.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class RelayLink:
         fence: int,
         *,
         notice: Callable[[bytes], None],
+        over: Callable[[AgentGone], None] = lambda _error: None,
         patience: float = 1.0,
         rng: random.Random | None = None,
     ) -> None:
@@ -77,7 +79,7 @@ class RelayLink:
         self.pending: list[dict[str, Any]] = []  # requests that the CLI was waiting on when we connected
         self._run_dir, self._token, self._fence = run_dir, token, fence
         self._read = self.start  # number of the last line taken in
-        self._notice, self._patience, self._rng = notice, patience, rng or random.Random()
+        self._notice, self._over, self._patience, self._rng = notice, over, patience, rng or random.Random()
         self._ws: ClientConnection | None = None
         self._lines: deque[tuple[int, bytes | Exit]] = deque()
         self._held = 0
@@ -336,6 +338,7 @@ class RelayLink:
         for _, done in self._inputs.values():
             _resolve(done, error)
         self._inputs.clear()
+        self._over(error)
 
     def _refusal(self, closed: Any) -> AgentGone | None:
         """What the relay's close code means, if it will not have us again."""

@@ -7,7 +7,7 @@ here are noise: the CLI adds some with every version.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from config.logging import get_logger
@@ -253,8 +253,12 @@ def prompt_line(prompt_id: str, text: str, context: Sequence[str] = ()) -> Line:
 
 def interrupt_line(request_id: str, *, cancel_queued: bool = True) -> Line:
     """Ends the running turn; the session goes on."""
-    request = {"subtype": "interrupt", "cancel_queued": cancel_queued}
-    return {"type": "control_request", "request_id": request_id, "request": request}
+    return request_line(request_id, "interrupt", {"cancel_queued": cancel_queued})
+
+
+def request_line(request_id: str, subtype: str, fields: Mapping[str, Any]) -> Line:
+    """A control request, such as `set_model` with {"model": "opus"}."""
+    return {"type": "control_request", "request_id": request_id, "request": {"subtype": subtype, **fields}}
 
 
 def deny_line(request_id: str, reason: str) -> Line:

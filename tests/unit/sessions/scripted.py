@@ -54,6 +54,8 @@ class Process:
     crashes: bool = False  # ends when it is given a prompt
     refuses: bool = False  # has a newer owner
     acked: int = 0
+    asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # control requests: subtype, fields
+    replies: dict[str, dict[str, Any] | Exception] = field(default_factory=dict)  # to control requests, by subtype
     lost_at: int | None = None  # lines beyond it reach no agent any more
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -159,6 +161,15 @@ class ScriptedAgent:
             raise AgentGone
         if self.process.running and not self.process.stubborn:
             self.process.end("interrupted")
+
+    async def request(self, subtype: str, timeout: float = 10.0, **fields: Any) -> dict[str, Any]:
+        if self.process.dead:
+            raise AgentGone
+        self.process.asked.append((subtype, fields))
+        reply = self.process.replies.get(subtype, {})
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
 
     async def terminate(self) -> None:
         if self.process.dead:

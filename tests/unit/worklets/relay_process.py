@@ -48,6 +48,12 @@ for raw in sys.stdin:
     elif line["type"] == "control_request" and line["request"]["subtype"] == "interrupt" and not os.path.exists("deaf"):
         say(type="control_response", response={"subtype": "success", "request_id": line["request_id"], "response": {}})
         say(type="interrupted", id=line["request_id"])
+    elif line["type"] == "control_request" and line["request"]["subtype"] == "get_usage":
+        say(type="control_response",
+            response={"subtype": "success", "request_id": line["request_id"], "response": {"asked": line["request"]}})
+    elif line["type"] == "control_request" and line["request"]["subtype"] == "set_model":
+        say(type="control_response",
+            response={"subtype": "error", "request_id": line["request_id"], "error": "no such model"})
     else:
         say(type="echo", line=line)
 """

@@ -14,7 +14,7 @@ from waiting import until
 
 from worklets import rundir
 from worklets.agent import Agent, Tail, read_put_aside, read_tail
-from worklets.errors import AgentGone, WorkletStartFailed
+from worklets.errors import AgentGone, AgentRefused, WorkletStartFailed
 from worklets.events import AgentEvent, AgentExited, Asked, Position, PromptTaken, Retrying, Text
 from worklets.relay.journal import records
 
@@ -126,6 +126,47 @@ async def test_an_interrupt_that_is_not_answered_times_out(
     (tmp_path / "work" / "workspace" / "deaf").touch()
     with pytest.raises(TimeoutError):
         await agent.interrupt(0.1)
+
+
+async def test_a_request_gets_its_reply_or_the_words_of_the_refusal(
+    relay: asyncio.subprocess.Process, tmp_path: Path, agents: list[Agent]
+) -> None:
+    agent = await attach(agents, tmp_path)
+    assert await agent.request("get_usage", detail=1) == {"asked": {"subtype": "get_usage", "detail": 1}}
+    with pytest.raises(AgentRefused, match="no such model"):
+        await agent.request("set_model", model="x")
+
+
+async def test_a_request_outlives_a_lost_connection_and_is_made_once(
+    relay: asyncio.subprocess.Process, tmp_path: Path, agents: list[Agent]
+) -> None:
+    agent = await attach(agents, tmp_path)
+    asking = asyncio.create_task(agent.request("get_plan", timeout=60))
+    (asked,) = await until(lambda: inputs(tmp_path))
+    assert agent._link._ws is not None
+    await agent._link._ws.close()
+    await until(lambda: agent._link._ws is not None)
+    reply = {"subtype": "success", "request_id": asked["request_id"], "response": {"plan": "p"}}
+    await say(agent, "reply", {"type": "control_response", "response": reply})
+    assert await asking == {"plan": "p"}
+    assert [line["request"]["subtype"] for line in inputs(tmp_path) if line["type"] == "control_request"] == [
+        "get_plan"
+    ]
+
+
+@pytest.mark.parametrize("end", ["exit", "close"])
+async def test_a_request_that_nobody_will_answer_fails_at_once(
+    relay: asyncio.subprocess.Process, tmp_path: Path, agents: list[Agent], end: str
+) -> None:
+    agent = await attach(agents, tmp_path)
+    asking = asyncio.create_task(agent.request("get_plan", timeout=600))
+    await until(lambda: inputs(tmp_path))
+    if end == "exit":
+        await agent._link.put("end", order("exit 0"))
+    else:
+        await agent.close()
+    with pytest.raises(AgentGone):
+        await asking
 
 
 async def test_an_ask_is_denied_with_a_reason_even_when_nobody_reads(
