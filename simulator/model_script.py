@@ -7,6 +7,7 @@ sequence goes on in the request that brings the tool's result. A line that does 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ THINK <text>           a thinking block
 BASH <command>         a call of the Bash tool
 WRITE <path> <text>    a call of the Write tool
 READ <path>            a call of the Read tool
+TOOL <name> <json>     a call of any tool, with this input
 RECALL                 lists all earlier messages of the conversation
 SLOW <ms>              delay of each chunk that follows
 WAIT <ms>              a pause
@@ -89,8 +91,16 @@ def _code(n: int, slow: float) -> Say:
     return Say(("```python\n", *lines, "```"), slow)
 
 
+def _any_tool(name: str, text: str) -> CallTool | None:
+    """None: the input is no JSON object, so the line is ordinary text."""
+    try:
+        return CallTool(name, json.loads(text))
+    except ValueError:
+        return None
+
+
 #: What each directive's line looks like, and the step it makes of the match and the current delay.
-_DIRECTIVES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], float], Step]], ...] = (
+_DIRECTIVES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], float], Step | None]], ...] = (
     (re.compile(r"SAY (.+)"), lambda m, slow: Say(words(m[1].replace("\\n", "\n")), slow)),
     (re.compile(r"WORDS (\d+)(?: (\d+))?"), lambda m, slow: _count(m[1], m[2], slow)),
     (re.compile(r"CODE (\d+)"), lambda m, slow: _code(int(m[1]), slow)),
@@ -98,6 +108,7 @@ _DIRECTIVES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], float], Step]
     (re.compile(r"BASH (.+)"), lambda m, _: CallTool("Bash", {"command": m[1], "description": "Run a command"})),
     (re.compile(r"WRITE (\S+) (.+)"), lambda m, _: CallTool("Write", {"file_path": m[1], "content": m[2]})),
     (re.compile(r"READ (\S+)"), lambda m, _: CallTool("Read", {"file_path": m[1]})),
+    (re.compile(r"TOOL (\w+) (\{.*\})"), lambda m, _: _any_tool(m[1], m[2])),
     (re.compile(r"RECALL"), lambda _, slow: Recall(slow)),
     (re.compile(r"WAIT (\d+)"), lambda m, _: Pause(int(m[1]) / 1000)),
     (re.compile(r"HOLD (\S+)"), lambda m, _: Hold(m[1])),
@@ -119,8 +130,8 @@ def _steps(prompt: str) -> Iterator[Step]:
             slow = int(match[1]) / 1000
             continue
         for pattern, make in _DIRECTIVES:
-            if match := pattern.fullmatch(line):
-                yield make(match, slow)
+            if (match := pattern.fullmatch(line)) and (step := make(match, slow)) is not None:
+                yield step
                 break
 
 

@@ -182,14 +182,14 @@ async def test_the_clis_own_requests_are_answered_plainly(model: ScriptedModel, 
 
 
 def test_lines_that_do_not_fit_are_text() -> None:
-    assert parse("WAIT for me\nSAY\nERROR of mine\nwords") == []
+    assert parse("WAIT for me\nSAY\nERROR of mine\nwords\nTOOL Grep {not json}") == []
     assert len(parse("please\n  SAY hi  \nWAIT 5")) == 2
 
 
 def test_help_names_every_directive() -> None:
     examples = {"SAY": "SAY a", "WORDS": "WORDS 1", "CODE": "CODE 1", "THINK": "THINK a", "BASH": "BASH a",
                 "WRITE": "WRITE a b", "READ": "READ a", "RECALL": "RECALL", "WAIT": "WAIT 1", "HOLD": "HOLD a",
-                "ERROR": "ERROR 500", "CUT": "CUT"}  # fmt: skip
+                "ERROR": "ERROR 500", "CUT": "CUT", "TOOL": 'TOOL Grep {"pattern": "x"}'}  # fmt: skip
     named = {line.split()[0] for line in HELP.splitlines()}
     assert named == {*examples, "SLOW"}
     assert all(parse(example) for example in examples.values())
