@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -25,14 +26,15 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from config.errors import FlowError
-from config.units import parse_duration, parse_retention, parse_size
+from config.units import parse_duration, parse_names, parse_retention, parse_size
 
 Seconds = Annotated[float, BeforeValidator(parse_duration)]
 Retention = Annotated[float | None, BeforeValidator(parse_retention)]
 Bytes = Annotated[int, BeforeValidator(parse_size)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_names)]  # separated by commas or spaces
 
 SLACK_API = "https://slack.com/api/"
 _DAY = 86_400.0
@@ -81,6 +83,11 @@ class SessionSettings(_Slice):
     workspace_retention: float | None  # seconds of sleep until a session's volume goes; None: it stays
     transcript_retention: float | None  # seconds without activity until its transcript goes; None: it stays
     archive: bool  # transcripts go into files first
+
+
+class AskSettings(_Slice):
+    answerers: Literal["asker", "participants", "approvers"]
+    approvers: tuple[str, ...]  # user ids
 
 
 class WebSettings(_Slice):
@@ -152,6 +159,16 @@ class _Flat(BaseSettings):
     archive: bool = Field(
         True, alias="FLOW_ARCHIVE_TRANSCRIPTS", description="Write such transcripts to files; false throws them away."
     )
+    answerers: Literal["asker", "participants", "approvers"] = Field(
+        "participants",
+        alias="FLOW_ANSWERERS",
+        description="Who may answer what Claude asks in a thread: asker, participants or approvers.",
+    )
+    approvers: Names = Field(
+        (),
+        alias="FLOW_APPROVERS",
+        description="User ids of those who may always answer, and alone decide on money, e.g. U012AB3CD,U045EF6GH.",
+    )
     runtime: Literal["docker", "local", "auto"] = Field(
         "auto", alias="FLOW_RUNTIME", description="docker, local (isolates nothing) or auto."
     )
@@ -172,6 +189,13 @@ class _Flat(BaseSettings):
     docker_host: str | None = Field(None, alias="DOCKER_HOST", description="Docker engine, as Docker itself reads it.")
     vault_addr: str | None = Field(None, alias="VAULT_ADDR", description="Handed to worklets where set.")
 
+    @field_validator("approvers")
+    @classmethod
+    def _are_user_ids(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [each for each in value if not re.fullmatch(r"[UW][A-Z0-9]+", each)]:
+            raise ValueError(f'"{wrong[0]}" is not a user id; copy it from the person\'s profile, like U012AB3CD')
+        return value
+
     @field_validator("slack_api_url")
     @classmethod
     def _ends_in_api(cls, value: str) -> str:
@@ -184,6 +208,12 @@ class _Flat(BaseSettings):
         workspace, transcript = (kept or float("inf") for kept in (self.workspace_retention, self.transcript_retention))
         if transcript < workspace:
             raise ValueError("FLOW_TRANSCRIPT_RETENTION must be at least as long as FLOW_WORKSPACE_RETENTION")
+        return self
+
+    @model_validator(mode="after")
+    def _somebody_can_answer(self) -> Self:
+        if self.answerers == "approvers" and not self.approvers:
+            raise ValueError("FLOW_ANSWERERS=approvers lets nobody answer while FLOW_APPROVERS names nobody")
         return self
 
     @classmethod
@@ -206,6 +236,7 @@ class Settings(_Slice):
     claude: ClaudeSettings
     worklets: WorkletSettings
     sessions: SessionSettings
+    asks: AskSettings
     web: WebSettings
     relay: RelaySettings
     log: LogSettings
@@ -322,6 +353,7 @@ def _slices(flat: _Flat) -> Settings:
             transcript_retention=flat.transcript_retention,
             archive=flat.archive,
         ),
+        asks=AskSettings(answerers=flat.answerers, approvers=flat.approvers),
         web=WebSettings(host=flat.http_host, port=flat.http_port),
         relay=RelaySettings(token=flat.relay_token),
         log=LogSettings(format=flat.log_format, debug=flat.slack_bot_debug),

@@ -37,6 +37,14 @@ def parse_retention(value: str | float | None) -> float | None:
         raise ValueError(f'"{value}" is not a duration; write it like "30d" or "12h", or "never"') from None
 
 
+def parse_names(value: object) -> tuple[str, ...]:
+    """The names of "a, b c" or of a list, each once, in order. Raises ValueError for anything else."""
+    if not isinstance(value, str | list | tuple):
+        raise ValueError(f'"{value}" is not a list; write it like "U012AB3CD,U045EF6GH"')
+    parts = re.split(r"[,\s]+", value) if isinstance(value, str) else [str(each).strip() for each in value]
+    return tuple(dict.fromkeys(part for part in parts if part))
+
+
 def parse_size(value: str | int) -> int:
     """Bytes of "512m", "2g" or 1048576. Raises ValueError with an example."""
     match = _SIZE.fullmatch(str(value).strip().lower())

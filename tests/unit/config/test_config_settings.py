@@ -32,6 +32,13 @@ def test_environment_beats_dotenv_beats_config_json(tmp_path: Path, monkeypatch:
     assert settings.slack.bot_token.get_secret_value() == "xoxb-json"
 
 
+def test_approvers_are_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (load().asks.answerers, load().asks.approvers) == ("participants", ())
+    monkeypatch.setenv("FLOW_APPROVERS", "U012AB3CD, W045EF6GH")
+    monkeypatch.setenv("FLOW_ANSWERERS", "approvers")
+    assert load().asks.approvers == ("U012AB3CD", "W045EF6GH")
+
+
 def test_the_documents_config_json_is_read(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/config.json").write_text(
@@ -76,6 +83,9 @@ def test_secrets_are_masked_when_printed(monkeypatch: pytest.MonkeyPatch) -> Non
         ("FLOW_HTTP_PORT", "70000", ['"70000" is above 65535; write it like 8080.']),
         ("SLACK_BOT_ENABLED", "perhaps", ['"perhaps" is neither true nor false; write it like true.']),
         ("FLOW_LOG_FORMAT", "xml", ["\"xml\" is not one of 'console' or 'json'; write it like console."]),
+        ("FLOW_ANSWERERS", "anybody", ["FLOW_ANSWERERS", "participants"]),
+        ("FLOW_ANSWERERS", "approvers", ["FLOW_APPROVERS names nobody"]),
+        ("FLOW_APPROVERS", "@maya", ["FLOW_APPROVERS", '"@maya" is not a user id', "U012AB3CD"]),
         ("FLOW_LEASE_SECONDS", "1", ["FLOW_LEASE_SECONDS", "is below 3; write it like 15."]),
         (
             "FLOW_WORKSPACE_RETENTION",

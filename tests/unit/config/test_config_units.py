@@ -1,6 +1,6 @@
 import pytest
 
-from config.units import format_duration, parse_duration, parse_size
+from config.units import format_duration, parse_duration, parse_names, parse_size
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,14 @@ def test_sizes(text: str | int, size: int) -> None:
 )
 def test_formatting(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize("value", ["U1,U2", " U1, U2 U1 ,", ["U1", "U2"], ("U1 ", "U2")])
+def test_names(value: object) -> None:
+    assert parse_names(value) == ("U1", "U2")
+
+
+def test_what_is_no_list_of_names() -> None:
+    assert parse_names("") == ()
+    with pytest.raises(ValueError, match="not a list"):
+        parse_names(5)
