@@ -29,11 +29,12 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from config.errors import FlowError
-from config.units import parse_duration, parse_names, parse_retention, parse_size
+from config.units import parse_dollars, parse_duration, parse_names, parse_retention, parse_size
 
 Seconds = Annotated[float, BeforeValidator(parse_duration)]
 Retention = Annotated[float | None, BeforeValidator(parse_retention)]
 Bytes = Annotated[int, BeforeValidator(parse_size)]
+Dollars = Annotated[float | None, BeforeValidator(parse_dollars)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_names)]  # separated by commas or spaces
 
 SLACK_API = "https://slack.com/api/"
@@ -88,6 +89,30 @@ class SessionSettings(_Slice):
 class AskSettings(_Slice):
     answerers: Literal["asker", "participants", "approvers"]
     approvers: tuple[str, ...]  # user ids
+
+
+class AccessSettings(_Slice):
+    """Who may use Flow. Ids of Slack; `users`, `groups` and `channels` empty: everybody, everywhere."""
+
+    users: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()  # user groups
+    channels: tuple[str, ...] = ()
+    admins: tuple[str, ...] = ()
+    guests: bool = False
+    external: bool = False  # people of other workspaces, in shared channels
+
+
+class LimitSettings(_Slice):
+    """What may be spent, in US dollars; None: as much as it takes."""
+
+    turn: float | None = None
+    session: float | None = None
+    person_day: float | None = None
+    channel_day: float | None = None
+    day: float | None = None
+    month: float | None = None
+    warning: float = 80.0  # percent of a limit at which the thread is told
+    hard: float = 1.5  # times a limit at which a running turn is ended
 
 
 class WebSettings(_Slice):
@@ -169,6 +194,40 @@ class _Flat(BaseSettings):
         alias="FLOW_APPROVERS",
         description="User ids of those who may always answer, and alone decide on money, e.g. U012AB3CD,U045EF6GH.",
     )
+    users: Names = Field(
+        (), alias="FLOW_USERS", description="User ids of those who may use Flow; with FLOW_GROUPS unset too: everybody."
+    )
+    groups: Names = Field(
+        (), alias="FLOW_GROUPS", description="Ids of user groups whose members may use Flow, e.g. S012AB3CD."
+    )
+    channels: Names = Field(
+        (), alias="FLOW_CHANNELS", description="Ids of the channels where Flow may be used; unset: all. And in DMs."
+    )
+    admins: Names = Field(
+        (), alias="FLOW_ADMINS", description="User ids of those who see and may stop every session, and whom to ask."
+    )
+    guests: bool = Field(False, alias="FLOW_GUESTS", description="Let guests of the workspace use Flow.")
+    external: bool = Field(False, alias="FLOW_EXTERNAL", description="Let people of other workspaces use Flow.")
+    limit_turn: Dollars = Field(
+        None, alias="FLOW_LIMIT_TURN", description="US dollars that one turn may cost, e.g. 2.50; unset: no limit."
+    )
+    limit_session: Dollars = Field(None, alias="FLOW_LIMIT_SESSION", description="US dollars for a thread.")
+    limit_person_day: Dollars = Field(
+        None, alias="FLOW_LIMIT_PERSON_DAY", description="US dollars for one person's turns of a day (UTC)."
+    )
+    limit_channel_day: Dollars = Field(
+        None, alias="FLOW_LIMIT_CHANNEL_DAY", description="US dollars for one channel's turns of a day (UTC)."
+    )
+    limit_day: Dollars = Field(None, alias="FLOW_LIMIT_DAY", description="US dollars for all turns of a day (UTC).")
+    limit_month: Dollars = Field(
+        None, alias="FLOW_LIMIT_MONTH", description="US dollars for all turns of a calendar month (UTC)."
+    )
+    limit_warning: float = Field(
+        80.0, alias="FLOW_LIMIT_WARNING", gt=0, le=100, description="Percent of a limit at which the thread is told."
+    )
+    limit_hard: float = Field(
+        1.5, alias="FLOW_LIMIT_HARD", ge=1, description="Times a limit at which even a running turn is ended."
+    )
     runtime: Literal["docker", "local", "auto"] = Field(
         "auto", alias="FLOW_RUNTIME", description="docker, local (isolates nothing) or auto."
     )
@@ -189,11 +248,27 @@ class _Flat(BaseSettings):
     docker_host: str | None = Field(None, alias="DOCKER_HOST", description="Docker engine, as Docker itself reads it.")
     vault_addr: str | None = Field(None, alias="VAULT_ADDR", description="Handed to worklets where set.")
 
-    @field_validator("approvers")
+    @field_validator("approvers", "users", "admins")
     @classmethod
     def _are_user_ids(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if wrong := [each for each in value if not re.fullmatch(r"[UW][A-Z0-9]+", each)]:
             raise ValueError(f'"{wrong[0]}" is not a user id; copy it from the person\'s profile, like U012AB3CD')
+        return value
+
+    @field_validator("groups")
+    @classmethod
+    def _are_group_ids(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [each for each in value if not re.fullmatch(r"S[A-Z0-9]+", each)]:
+            raise ValueError(f"\"{wrong[0]}\" is not a user group's id; copy it from the group's menu, like S012AB3CD")
+        return value
+
+    @field_validator("channels")
+    @classmethod
+    def _are_channel_ids(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [each for each in value if not re.fullmatch(r"[CG][A-Z0-9]+", each)]:
+            raise ValueError(
+                f"\"{wrong[0]}\" is not a channel's id; copy it from the channel's details, like C012AB3CD"
+            )
         return value
 
     @field_validator("slack_api_url")
@@ -237,6 +312,8 @@ class Settings(_Slice):
     worklets: WorkletSettings
     sessions: SessionSettings
     asks: AskSettings
+    access: AccessSettings
+    limits: LimitSettings
     web: WebSettings
     relay: RelaySettings
     log: LogSettings
@@ -354,6 +431,24 @@ def _slices(flat: _Flat) -> Settings:
             archive=flat.archive,
         ),
         asks=AskSettings(answerers=flat.answerers, approvers=flat.approvers),
+        access=AccessSettings(
+            users=flat.users,
+            groups=flat.groups,
+            channels=flat.channels,
+            admins=flat.admins,
+            guests=flat.guests,
+            external=flat.external,
+        ),
+        limits=LimitSettings(
+            turn=flat.limit_turn,
+            session=flat.limit_session,
+            person_day=flat.limit_person_day,
+            channel_day=flat.limit_channel_day,
+            day=flat.limit_day,
+            month=flat.limit_month,
+            warning=flat.limit_warning,
+            hard=flat.limit_hard,
+        ),
         web=WebSettings(host=flat.http_host, port=flat.http_port),
         relay=RelaySettings(token=flat.relay_token),
         log=LogSettings(format=flat.log_format, debug=flat.slack_bot_debug),

@@ -45,6 +45,16 @@ def parse_names(value: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part for part in parts if part))
 
 
+def parse_dollars(value: str | float | None) -> float | None:
+    """US dollars of "5", "2.50" or "$5"; None for "never": no limit. Raises ValueError with an example."""
+    text = "" if value is None else str(value).strip().lower().removeprefix("$").strip()
+    if text in ("", "never"):
+        return None
+    if not re.fullmatch(r"\d+(\.\d+)?", text) or float(text) <= 0:
+        raise ValueError(f'"{value}" is not an amount in US dollars above 0; write it like "5" or "2.50", or "never"')
+    return float(text)
+
+
 def parse_size(value: str | int) -> int:
     """Bytes of "512m", "2g" or 1048576. Raises ValueError with an example."""
     match = _SIZE.fullmatch(str(value).strip().lower())

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from config.settings import SettingsError, known, load
+from config.settings import AccessSettings, LimitSettings, SettingsError, known, load
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +92,13 @@ def test_secrets_are_masked_when_printed(monkeypatch: pytest.MonkeyPatch) -> Non
             "a month",
             ['"a month" is not a duration; write it like "30d" or "12h", or "never".'],
         ),
+        ("FLOW_ADMINS", "maya", ["FLOW_ADMINS", '"maya" is not a user id']),
+        ("FLOW_GROUPS", "S1,devs", ["FLOW_GROUPS", '"devs" is not a user group']),
+        ("FLOW_CHANNELS", "#general", ["FLOW_CHANNELS", '"#general" is not a channel']),
+        ("FLOW_LIMIT_DAY", "much", ["FLOW_LIMIT_DAY", '"much" is not an amount', '"2.50"']),
+        ("FLOW_LIMIT_DAY", "0", ["FLOW_LIMIT_DAY", "above 0"]),
+        ("FLOW_LIMIT_WARNING", "101", ["FLOW_LIMIT_WARNING", "is above 100; write it like 80."]),
+        ("FLOW_LIMIT_HARD", "0.5", ["FLOW_LIMIT_HARD", "is below 1; write it like 1.5."]),
         ("FLOW_TRANSCRIPT_RETENTION", "2d", ["FLOW_TRANSCRIPT_RETENTION must be at least as long as FLOW_WORKSPACE"]),
     ],
 )
@@ -132,6 +139,26 @@ def test_an_unreadable_config_json_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "data/config.json").write_text("{")
     with pytest.raises(SettingsError, match="cannot be read"):
         load()
+
+
+def test_who_may_and_how_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load().access == AccessSettings()
+    assert load().limits == LimitSettings()
+    for name, value in {
+        "FLOW_USERS": "U1, W2",
+        "FLOW_GROUPS": "S1",
+        "FLOW_CHANNELS": "C1 G2",
+        "FLOW_ADMINS": "U3",
+        "FLOW_GUESTS": "true",
+        "FLOW_LIMIT_TURN": "$2.50",
+        "FLOW_LIMIT_MONTH": "never",
+        "FLOW_LIMIT_HARD": "2",
+    }.items():
+        monkeypatch.setenv(name, value)
+    access, limits = load().access, load().limits
+    assert (access.users, access.groups, access.channels) == (("U1", "W2"), ("S1",), ("C1", "G2"))
+    assert (access.admins, access.guests, access.external) == (("U3",), True, False)
+    assert (limits.turn, limits.month, limits.hard) == (2.5, None, 2.0)
 
 
 def test_every_setting_is_in_the_readme() -> None:

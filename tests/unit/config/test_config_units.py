@@ -1,6 +1,6 @@
 import pytest
 
-from config.units import format_duration, parse_duration, parse_names, parse_size
+from config.units import format_duration, parse_dollars, parse_duration, parse_names, parse_size
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,14 @@ def test_what_is_no_list_of_names() -> None:
     assert parse_names("") == ()
     with pytest.raises(ValueError, match="not a list"):
         parse_names(5)
+
+
+@pytest.mark.parametrize(("given", "dollars"), [("5", 5.0), ("$2.50", 2.5), (3, 3.0), ("never", None), (None, None)])
+def test_dollars(given: str | float | None, dollars: float | None) -> None:
+    assert parse_dollars(given) == dollars
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "five", "1e3"])
+def test_what_is_no_amount_is_refused(given: str) -> None:
+    with pytest.raises(ValueError, match="write it like"):
+        parse_dollars(given)
