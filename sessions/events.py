@@ -1,7 +1,8 @@
 """What observers of a session are told: the agent's events, and the life cycle of its turns.
 
 An observer is a plain callable that never blocks and never awaits. For one turn it is called in order:
-Queued, (WaitingForPlace | Preparing)*, Started, agent events…, Stopping?, Settled. Whoever takes a session over (after
+Queued, (WaitingForPlace | Preparing)*, Started, agent events…, Stopping?, Settled; AskOpened and AskClosed come where
+Claude asks and where it is decided. Whoever takes a session over (after
 a restart, from another replica) calls it anew from the start for every turn that was not delivered: Queued, then the
 stored events, then the live ones. Who loses a session tells Released, and nothing after it.
 """
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from sessions.asks import Ask
 from sessions.types import Outcome, Session, Turn
 from worklets.events import AgentEvent
 
@@ -62,5 +64,21 @@ class Released:
     """Another process goes on with the session, and shows the turn: forget it, leave its messages as they are."""
 
 
-LifeEvent: TypeAlias = Queued | WaitingForPlace | Preparing | Started | Stopping | Settled | Released
+@dataclass(frozen=True, slots=True)
+class AskOpened:
+    """Claude waits for people. The ask is stored; it stays open over restarts until AskClosed."""
+
+    ask: Ask
+
+
+@dataclass(frozen=True, slots=True)
+class AskClosed:
+    """It is decided, withdrawn or expired. After a take-over it follows its AskOpened at once."""
+
+    ask: Ask
+
+
+LifeEvent: TypeAlias = (
+    Queued | WaitingForPlace | Preparing | Started | Stopping | Settled | Released | AskOpened | AskClosed
+)
 Observer: TypeAlias = Callable[[Session, Turn, LifeEvent | AgentEvent], None]

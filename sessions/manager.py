@@ -21,6 +21,7 @@ from typing import Literal, Protocol, Self, TypeAlias
 
 from config.logging import get_logger
 from sessions.agents import AgentHost
+from sessions.asks import Ask, AskId, Decision
 from sessions.edits import Edited
 from sessions.errors import LeaseLost, StoreUnavailable
 from sessions.events import Observer
@@ -291,6 +292,26 @@ class Sessions:
         finally:
             await self._holdings.release(acquired[0])
         return True
+
+    # -- change: what Claude asks ---------------------------------------------------------
+
+    async def decide(self, ask_id: AskId, decision: Decision, by: str) -> Ask:
+        """Stores what somebody decided, with a row in the audit; Claude hears of it afterwards, over any restart.
+
+        Raises AskClosedAlready (with the ask: who decided what), AskNotFound, StoreUnavailable.
+        """
+        ask = await self.store.asks.decide(ask_id, decision, by, self.store.clock())
+        log.info("decided", ask=ask.id, session=ask.session_id, tool=ask.tool, state=ask.state.value, by=by)
+        self._telling.ask(ask)
+        await self._ring_all(ask.session_id)
+        return ask
+
+    async def ask(self, ask_id: AskId) -> Ask | None:
+        return await self.store.asks.get(ask_id)
+
+    async def asks(self, *, session_id: SessionId | None = None, user_id: str | None = None) -> list_[Ask]:
+        """What waits for people, of a session or of the sessions that somebody began; the oldest first."""
+        return await self.store.asks.open_ones(session_id=session_id, user_id=user_id)
 
     async def _settled_elsewhere(self, turn: Turn) -> None:
         """The table has the turn's end already: its runner, if it was about it, and observers are told."""

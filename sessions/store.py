@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from config.text import well_formed
 from sessions.asides import Asides
+from sessions.askstore import AskStore
 from sessions.db import Connection, Database
 from sessions.edits import Edits, one_by_one, overtaken
 from sessions.errors import SessionError, SessionNotFound
@@ -66,6 +67,7 @@ class Store(Lookup):
         super().__init__(db)
         self.edits = Edits(db)
         self.asides = Asides(db)
+        self.asks = AskStore(db)
         self.clock = clock
 
     # -- what comes in ---------------------------------------------------------
@@ -127,6 +129,8 @@ class Store(Lookup):
             "status": SessionState.NEW.value,
             "repository": prompt.repository,
             "branch": prompt.branch,
+            "model": prompt.model,
+            "mode": prompt.mode,
             "created_at": now,
             "updated_at": now,
             "last_activity_at": now,
@@ -185,11 +189,11 @@ class Store(Lookup):
     # -- what a session's runner does --------------------------------------------------------------------------------
 
     async def begin(
-        self, lease: Lease, turn_id: TurnId, container_id: str, *, fresh: bool = False
+        self, lease: Lease, turn_id: TurnId, container_id: str, *, attempts: int = 1
     ) -> tuple[Session, Turn] | None:
         """The prompt is about to go to Claude. None: the turn has been settled meanwhile.
 
-        `fresh`: to a process that has not had it yet; counted in `attempts`.
+        `attempts`: processes that were given it, this one included; set, so that a repeated call counts nothing twice.
         """
         now = self.clock()
         async with self.db.transaction() as connection:
@@ -201,7 +205,7 @@ class Store(Lookup):
                 .where(turns.c.id == turn_id, OPEN)
                 .values(
                     state=TurnState.RUNNING.value,
-                    attempts=turns.c.attempts + int(fresh),
+                    attempts=attempts,
                     started_at=sa.func.coalesce(turns.c.started_at, sa.bindparam("now", now, turns.c.started_at.type)),
                 )
                 .returning(*turns.c)

@@ -70,6 +70,9 @@ sessions = sa.Table(
     sa.Column("retired_at", Moment),
     sa.Column("archived_at", Moment),
     sa.Column("summary", sa.Text),
+    sa.Column("model", sa.Text),
+    sa.Column("fork_of", sa.Text),
+    sa.Column("mode", sa.Text),  # auto | ask | plan; null: as the settings say
     sa.UniqueConstraint("team", "channel", "thread_ts", name="uq_sessions_thread"),
     sa.UniqueConstraint("worklet", name="uq_sessions_worklet"),
     sa.Index("ix_sessions_user", "user_id", "created_at"),
@@ -197,6 +200,9 @@ def session_of(row: sa.Row[Any]) -> Session:
         last_activity_at=row.last_activity_at,
         retired_at=row.retired_at,
         summary=row.summary,
+        model=row.model,
+        fork_of=row.fork_of,
+        mode=row.mode,
     )
 
 

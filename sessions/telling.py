@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from config.logging import get_logger
-from sessions.events import LifeEvent, Observer, Queued, Released, Settled, Started
+from sessions.asks import Ask, AskId, AskState, ask_id
+from sessions.events import AskClosed, AskOpened, LifeEvent, Observer, Queued, Released, Settled, Started
 from sessions.lookup import Waiting
 from sessions.store import Store
 from sessions.transcript import Transcript
 from sessions.types import Session, SessionId, Turn, TurnId, outcome_of
-from worklets.events import AgentEvent
+from worklets.events import AgentEvent, Asked
 
 log = get_logger(__name__)
 
@@ -28,6 +29,7 @@ class _Told:
     session: Session
     turn: Turn
     settled: bool = False
+    asks: dict[AskId, AskState] = field(default_factory=dict)  # as they were told last
 
 
 class Telling:
@@ -72,6 +74,18 @@ class Telling:
             return
         told.session, told.turn, told.settled = session, turn, isinstance(event, Settled)
         self._pass_on(session, turn, event)
+
+    def ask(self, ask: Ask) -> None:
+        """AskOpened and AskClosed, each once; nothing of a turn that is not shown here."""
+        told = self._told.get(ask.session_id, {}).get(ask.turn_id)
+        if told is None or told.settled:
+            return
+        if ask.id not in told.asks:
+            told.asks[ask.id] = AskState.OPEN
+            self.tell(told.session, told.turn, AskOpened(_as_asked(ask)))
+        if told.asks[ask.id] is AskState.OPEN and not ask.is_open:
+            told.asks[ask.id] = ask.state
+            self.tell(told.session, told.turn, AskClosed(ask))
 
     def settled(self, turn: Turn) -> None:
         """The table has the turn's end, and no runner tells it."""
@@ -130,6 +144,8 @@ class Telling:
         if turn.started_at is not None:
             self.tell(session, turn, Started())
             await self._replay_events(session, turn)
+        for stored in await self._store.asks.of_turn(turn.id):  # what Flow itself asked; or an event that is to come
+            self.ask(stored.ask)
         if outcome := outcome_of(turn):
             self.tell(session, turn, Settled(outcome, turn.seconds))
 
@@ -137,8 +153,12 @@ class Telling:
         """Only of a turn that had started when it was read: what it says from then on is told as it comes."""
         cursor = 0
         while entries := await self._transcript.read(session.id, turn_id=turn.id, after=cursor):
+            # Read after the events: an ask whose event is there is there too, as it is stored first.
+            asks = {stored.ask.id: stored.ask for stored in await self._store.asks.of_turn(turn.id)}
             for entry in entries:
                 self.tell(session, turn, entry.event)
+                if isinstance(entry.event, Asked) and (ask := asks.get(ask_id(session.id, entry.event.tool_id))):
+                    self.ask(ask)
             cursor = entries[-1].cursor
 
     def _pass_on(self, session: Session, turn: Turn, event: LifeEvent | AgentEvent) -> None:
@@ -147,3 +167,7 @@ class Telling:
                 observer(session, turn, event)
             except Exception:
                 log.exception("an observer failed", observer=repr(observer), session=session.id, turn=turn.id)
+
+
+def _as_asked(ask: Ask) -> Ask:
+    return replace(ask, state=AskState.OPEN, decided_by=None, decided_at=None, decision=None)

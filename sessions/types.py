@@ -31,6 +31,7 @@ class Prompt:
     `source_id` names the asking message once and for all, e.g. "C1:1700000000.000100" (channel and ts) or
     "cmd:<trigger id>"; with the thread it is the key under which a redelivery is recognised. `ts` gives the
     order among turns ("<seconds>.<6 digits>"). `starts` False: only continues a session that exists.
+    What comes after it is for the session that it starts.
     """
 
     thread: ThreadId
@@ -41,6 +42,8 @@ class Prompt:
     starts: bool = True
     repository: str | None = None
     branch: str | None = None
+    model: str | None = None
+    mode: str | None = None
 
 
 class SessionState(StrEnum):
@@ -89,6 +92,9 @@ class Session:
     last_activity_at: datetime
     retired_at: datetime | None = None  # its volume was removed: the next start has a new one, and only the transcript
     summary: str | None = None  # of a transcript that was archived
+    model: str | None = None  # the CLI's name of it; None: the one that Flow was started with
+    fork_of: str | None = None  # Claude's id of the conversation that it goes on from, on a copy of its volume
+    mode: str | None = None  # permission mode: auto, ask or plan; None: as the settings say
 
 
 @dataclass(frozen=True, slots=True)
