@@ -6,12 +6,12 @@ here are noise: the CLI adds some with every version.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from config.logging import get_logger
 from worklets import failures
+from worklets.details import details
 from worklets.events import (
     AgentEvent,
     AgentReady,
@@ -36,7 +36,6 @@ _OUTPUT = 4_000  # characters kept of a tool's output
 _SYNTHETIC = "<synthetic>"  # the model's name in a message that the CLI wrote itself
 _INTERRUPTED = ("aborted_streaming", "aborted_tools")
 _STOPPED = "The user doesn't want to proceed"  # how the CLI tells the model of an interrupt: not for people
-_EXIT_CODE = re.compile(r"(?:Error: )?Exit code (\d+)")
 
 Line = dict[str, Any]
 
@@ -184,8 +183,8 @@ def _tool_finished(block: Line, line: Line) -> ToolFinished:
     ok = not block.get("is_error")
     if not ok and output.startswith(_STOPPED):
         return ToolFinished(block["tool_use_id"], ok, "", {"interrupted": True}, line.get("parent_tool_use_id"))
-    details = _details(line.get("tool_use_result"), output, ok)
-    return ToolFinished(block["tool_use_id"], ok, output[-_OUTPUT:], details, line.get("parent_tool_use_id"))
+    known = details(line.get("tool_use_result"), output, ok)
+    return ToolFinished(block["tool_use_id"], ok, output[-_OUTPUT:], known, line.get("parent_tool_use_id"))
 
 
 def _plain(content: Any) -> str:
@@ -193,24 +192,6 @@ def _plain(content: Any) -> str:
         return content
     parts = [block.get("text", f"[{block.get('type')}]") for block in content or []]
     return "\n".join(parts)
-
-
-def _details(result: Any, output: str, ok: bool) -> dict[str, Any]:
-    """Exit code of a shell command; lines that an edit added and removed."""
-    if not isinstance(result, dict):
-        failed = None if ok else _EXIT_CODE.match(output)
-        return {"exit_code": int(failed[1])} if failed else {}
-    if "stdout" in result and "interrupted" in result:
-        if result["interrupted"] or result.get("backgroundTaskId"):
-            return {}
-        return {"exit_code": 0} if ok else {}
-    if "structuredPatch" not in result:
-        return {}
-    lines = [line for hunk in result["structuredPatch"] for line in hunk.get("lines", ())]
-    if result.get("type") == "create" and not lines:
-        return {"added": len(str(result.get("content", "")).splitlines()), "removed": 0}
-    added, removed = (sum(line.startswith(sign) for line in lines) for sign in "+-")
-    return {"added": added, "removed": removed}
 
 
 def _usage(result: Line) -> Usage:

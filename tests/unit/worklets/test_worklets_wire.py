@@ -8,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from worklets.claude import claude_command, claude_env
+from worklets.details import PATCH, details
 from worklets.errors import NoCredential
 from worklets.events import (
     AgentEvent,
@@ -87,12 +88,67 @@ def test_thinking_and_tools() -> None:
     assert [(f.ok, f.details) for f in finished] == [
         (True, {"exit_code": 0}),
         (False, {"exit_code": 3}),
-        (True, {"added": 1, "removed": 0}),
-        (True, {}),
-        (True, {"added": 1, "removed": 1}),
+        (True, {"added": 1, "removed": 0, "path": "a.txt", "patch": "@@ -0,0 +1,1 @@\n+first line"}),
+        (True, {"lines": 1}),
+        (True, {"added": 1, "removed": 1, "path": "a.txt", "patch": finished[4].details["patch"]}),
     ]
+    no_newline = "\\ No newline at end of file"
+    assert finished[4].details["patch"].splitlines() == [
+        "@@ -1,1 +1,1 @@", "-first line", no_newline, "+second line", no_newline,
+    ]  # fmt: skip
     assert finished[0].output == "one\ntwo"
     assert shown(events) == "Looking.done"
+
+
+def test_what_a_search_found() -> None:
+    found = [f.details for f in of(ToolFinished, decoded("searches"))][2:]
+    assert found == [
+        {"hits": 1, "unit": "file"},
+        {"hits": 2, "unit": "line"},
+        {"hits": 2, "unit": "match"},
+        {"hits": 0, "unit": "file"},
+    ]
+
+
+def test_the_checklist() -> None:
+    assert [f.details for f in of(ToolFinished, decoded("checklist"))] == [
+        {"task": {"id": "1", "subject": "First"}},
+        {"task": {"id": "2", "subject": "Second"}},
+        {"task": {"id": "1", "status": "completed"}},
+        {},  # there is no such task
+        {
+            "tasks": [
+                {"id": "1", "subject": "First", "status": "completed"},
+                {"id": "2", "subject": "Second", "status": "pending"},
+            ]
+        },
+    ]
+
+
+def test_a_sub_agent() -> None:
+    events = decoded("agent")
+    agent, *inner = of(ToolStarted, events)
+    assert agent.name == "Agent"
+    assert [(tool.name, tool.parent) for tool in inner] == [("Bash", agent.tool_id), ("Read", agent.tool_id)]
+    ended = {f.tool_id: f for f in of(ToolFinished, events)}
+    assert [ended[tool.tool_id].ok for tool in inner] == [True, False]
+    told = ended[agent.tool_id].details
+    assert (told["tools"], set(told)) == (2, {"tools", "tokens", "seconds"})
+
+
+def test_a_patch_is_kept_bounded() -> None:
+    lines = [f"+{'x' * 5_000}"] * 100
+    hunk = {"oldStart": 1, "oldLines": 0, "newStart": 1, "newLines": 100, "lines": lines}
+    known = details({"filePath": "a", "structuredPatch": [hunk]}, "", True)
+    assert known["added"] == 100
+    assert len(known["patch"]) <= PATCH
+    assert known["patch_cut"] + len(known["patch"].splitlines()) == 101
+
+
+def test_what_the_web_answered() -> None:
+    results = [{"tool_use_id": "t", "content": [{"title": "a", "url": "b"}] * 3}, "a text"]
+    assert details({"query": "q", "results": results}, "", True) == {"hits": 3, "unit": "result"}
+    assert details({"url": "u", "code": 404, "bytes": 3}, "", True) == {"status": 404}
 
 
 def test_two_turns_have_their_own_cost() -> None:

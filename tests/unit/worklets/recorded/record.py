@@ -20,9 +20,29 @@ from worklets.wire import interrupt_line, prompt_line
 
 HERE = Path(__file__).parent
 TOOLS = "BASH echo one; echo two\nBASH exit 3\nWRITE a.txt first line\nREAD a.txt\nWRITE a.txt second line\nSAY done"
+SEARCHES = """\
+WRITE a.py one
+TOOL Edit {"file_path": "a.py", "old_string": "one", "new_string": "two\\nthree"}
+TOOL Grep {"pattern": "t"}
+TOOL Grep {"pattern": "t", "output_mode": "content"}
+TOOL Grep {"pattern": "t", "output_mode": "count"}
+TOOL Glob {"pattern": "*.zzz"}"""
+CHECKLIST = """\
+TOOL TaskCreate {"subject": "First", "description": "do it", "activeForm": "Doing the first"}
+TOOL TaskCreate {"subject": "Second", "description": "do it"}
+TOOL TaskUpdate {"taskId": "1", "status": "completed"}
+TOOL TaskUpdate {"taskId": "9", "status": "completed"}
+TOOL TaskList {}"""
+AGENT = (
+    'TOOL Agent {"description": "Look around", "subagent_type": "general-purpose", '
+    '"prompt": "BASH echo inner\\nREAD a.txt\\nSAY sub done"}'
+)
 CASES: dict[str, list[str]] = {
     "text": ["SAY Hello there, this is the answer."],
     "thinking_tools": [f"THINK let me see\nSAY Looking.\n{TOOLS}"],
+    "searches": [SEARCHES],
+    "checklist": [CHECKLIST],
+    "agent": [AGENT],
     "two_turns": ["SAY first", "RECALL"],
     "interrupt": ["WORDS 5 20\nHOLD never", "SAY after"],
     "interrupt_tool": ["BASH sleep 60"],
