@@ -17,7 +17,7 @@ _UPLOAD_SECONDS = 60
 async def upload(
     client: AsyncWebClient, channel: str, thread_ts: str | None, name: str, content: bytes, title: str
 ) -> str:
-    """The id of the file, which stands in the thread then. Raises ValueError for an empty one, and what the client does."""
+    """The id of the file, which is in the thread then. Raises ValueError for an empty one, and what the client does."""
     file_id = await put(client, name, content)
     await share(client, channel, thread_ts, file_id, title)
     return file_id
