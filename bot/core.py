@@ -14,6 +14,7 @@ from config.settings import inherited
 from sessions.bell import Bell
 from sessions.db import Database, open_database
 from sessions.manager import Sessions
+from sessions.options import Options
 from sessions.store import Store
 from worklets.errors import RuntimeUnavailable
 from worklets.gateway import Credential
@@ -67,6 +68,8 @@ async def open_core(settings: Settings, *, serving: bool = False) -> AsyncIterat
         store = Store(database)
         bell = await stack.enter_async_context(Bell(database, identity.instance)) if serving else None
         env = {"VAULT_ADDR": settings.worklets.vault_addr} if settings.worklets.vault_addr else {}
+        shown = {"level": settings.show.level, "mention": settings.show.mention_at_end}
+        options = await stack.enter_async_context(Options(database, shown))
         sessions = Sessions(
             store,
             host,
@@ -74,6 +77,7 @@ async def open_core(settings: Settings, *, serving: bool = False) -> AsyncIterat
             env=env,
             lease_seconds=settings.sessions.lease,
             bell=bell,
+            options=options,
         )
         yield Core(database, store, runtime, gateway, host, sessions)
 

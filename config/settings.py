@@ -115,6 +115,13 @@ class LimitSettings(_Slice):
     hard: float = 1.5  # times a limit at which a running turn is ended
 
 
+class ShowSettings(_Slice):
+    level: Literal["quiet", "normal", "verbose"]  # unless a channel, a thread or a person has another one
+    reactions: bool  # on the asking message: how far its turn is
+    mention_at_end: bool
+    plan_blocks: bool
+
+
 class WebSettings(_Slice):
     host: str
     port: int
@@ -228,6 +235,18 @@ class _Flat(BaseSettings):
     limit_hard: float = Field(
         1.5, alias="FLOW_LIMIT_HARD", ge=1, description="Times a limit at which even a running turn is ended."
     )
+    level: Literal["quiet", "normal", "verbose"] = Field(
+        "normal", alias="FLOW_LEVEL", description="How much of Claude's work threads show: quiet, normal or verbose."
+    )
+    reactions: bool = Field(
+        True, alias="FLOW_REACTIONS", description="Say by reactions on the asking message how far its turn is."
+    )
+    mention_at_end: bool = Field(
+        False, alias="FLOW_MENTION_AT_END", description="Mention who asked when a turn has ended: edits notify nobody."
+    )
+    plan_blocks: bool = Field(
+        False, alias="FLOW_PLAN_BLOCKS", description="Show checklists as Slack's plan blocks, where it takes them."
+    )
     runtime: Literal["docker", "local", "auto"] = Field(
         "auto", alias="FLOW_RUNTIME", description="docker, local (isolates nothing) or auto."
     )
@@ -314,6 +333,7 @@ class Settings(_Slice):
     asks: AskSettings
     access: AccessSettings
     limits: LimitSettings
+    show: ShowSettings
     web: WebSettings
     relay: RelaySettings
     log: LogSettings
@@ -448,6 +468,12 @@ def _slices(flat: _Flat) -> Settings:
             month=flat.limit_month,
             warning=flat.limit_warning,
             hard=flat.limit_hard,
+        ),
+        show=ShowSettings(
+            level=flat.level,
+            reactions=flat.reactions,
+            mention_at_end=flat.mention_at_end,
+            plan_blocks=flat.plan_blocks,
         ),
         web=WebSettings(host=flat.http_host, port=flat.http_port),
         relay=RelaySettings(token=flat.relay_token),

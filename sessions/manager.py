@@ -28,6 +28,7 @@ from sessions.events import Observer
 from sessions.holdings import Holdings
 from sessions.link import Patience, Shared
 from sessions.live import LiveSession
+from sessions.options import Options
 from sessions.places import Places
 from sessions.store import Store
 from sessions.telling import Telling
@@ -71,6 +72,7 @@ class Sessions:
         patience: Patience | None = None,
         lease_seconds: float = 15.0,
         bell: Bell | None = None,
+        options: Options | None = None,
     ) -> None:
         """`env` goes to every worklet; `max_sessions` have one at the same time.
 
@@ -78,6 +80,7 @@ class Sessions:
         `bell` tells other replicas at once, instead of at their reaper's next pass.
         """
         self.store = store
+        self.options = options or Options(store.db)
         self.transcript = Transcript(store.db, store.clock)
         self._host = host
         self._bell = bell
@@ -142,7 +145,7 @@ class Sessions:
         None too for a message that was deleted before it came. Also while draining: the next start finds it. Raises
         StoreUnavailable.
         """
-        stored = await self.store.submit(prompt)
+        stored = await self.store.submit(prompt, self._look)
         if stored is None:
             return None
         submitted = stored.submitted
@@ -155,6 +158,9 @@ class Sessions:
             elif self._bell is not None:
                 await self._bell.ring(session.id)
         return submitted
+
+    def _look(self, session: Session, user_id: str) -> tuple[str, bool]:
+        return self.options.level(session, user_id).value, self.options.mention(session, user_id)
 
     async def overheard(self, asides: Sequence[Aside]) -> None:
         """Keeps what was said in threads that have a session. Idempotent. Raises StoreUnavailable."""

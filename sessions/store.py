@@ -42,9 +42,15 @@ from sessions.types import (
 )
 
 Clock = Callable[[], datetime]
+#: Of a session and who asks: the level of the turn, and whether its end mentions that person.
+Look = Callable[[Session, str], tuple[str | None, bool]]
 list_ = list  # `Store.list` hides the builtin inside the class
 
 _TITLE = 60  # characters of a session's name
+
+
+def _plain(_session: Session, _user_id: str) -> tuple[str | None, bool]:
+    return None, False
 
 
 def utcnow() -> datetime:
@@ -72,8 +78,8 @@ class Store(Lookup):
 
     # -- what comes in ---------------------------------------------------------
 
-    async def submit(self, prompt: Prompt) -> Stored | None:
-        """Stores a prompt as a turn of its thread's session; one transaction.
+    async def submit(self, prompt: Prompt, look: Look = _plain) -> Stored | None:
+        """Stores a prompt as a turn of its thread's session; one transaction. `look` says how the turn is shown.
 
         None: the thread has no session and the prompt starts none; or its message was deleted before it came. A source
         id that is known changes nothing.
@@ -81,12 +87,12 @@ class Store(Lookup):
         prompt = replace(prompt, text=well_formed(prompt.text))
         try:
             async with self.db.transaction(fast=True) as connection:  # Slack waits for it
-                return await self._submit(connection, prompt)
+                return await self._submit(connection, prompt, look)
         except _Known:
             async with self.db.read() as connection:
                 return await self._known(connection, prompt)
 
-    async def _submit(self, connection: Connection, prompt: Prompt) -> Stored | None:
+    async def _submit(self, connection: Connection, prompt: Prompt, look: Look) -> Stored | None:
         await one_by_one(self.db, connection, prompt.thread.team, prompt.thread.channel, prompt.source_id)
         found = await self._of_thread(connection, prompt)
         if found is None and not prompt.starts:
@@ -99,7 +105,8 @@ class Store(Lookup):
                 return None
             prompt = replace(prompt, text=edited.text)
         session = found.session if found else await self._insert_session(connection, prompt)
-        turn = await self._insert_turn(connection, session.id, prompt, edited.edited_ts if edited else None)
+        edited_ts = edited.edited_ts if edited else None
+        turn = await self._insert_turn(connection, session.id, prompt, edited_ts, look(session, prompt.user_id))
         submitted = Submitted(session, turn, fresh=True, new_session=found is None)
         return Stored(submitted, found.ahead if found else 0, found.holder if found else None)
 
@@ -151,7 +158,12 @@ class Store(Lookup):
         return session_of(row)
 
     async def _insert_turn(
-        self, connection: Connection, session_id: SessionId, prompt: Prompt, edited_ts: str | None
+        self,
+        connection: Connection,
+        session_id: SessionId,
+        prompt: Prompt,
+        edited_ts: str | None,
+        look: tuple[str | None, bool],
     ) -> Turn:
         values = {
             "id": str(uuid4()),
@@ -166,6 +178,8 @@ class Store(Lookup):
             "created_at": self.clock(),
             "delivered": False,
             "edited_ts": edited_ts,
+            "level": look[0],
+            "mention": look[1],
         }
         statement = self.db.insert(turns).on_conflict_do_nothing(index_elements=_SOURCE)
         row = (await connection.execute(statement.returning(*turns.c), values)).one_or_none()

@@ -105,6 +105,8 @@ turns = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
     sa.Column("edited_ts", sa.Text),  # of the newest edit that `text` follows
     sa.Column("stop_asked", sa.Text),  # user id: whoever runs the turn is to end it
+    sa.Column("level", sa.Text),
+    sa.Column("mention", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.UniqueConstraint("team", "channel", "source_id", name="uq_turns_source"),
     sa.Index("ix_turns_session", "session_id", "ts"),
     _index("ix_turns_open", "session_id", "ts", where=OPEN),
@@ -224,4 +226,6 @@ def turn_of(row: sa.Row[Any]) -> Turn:
         hurried=row.hurried,
         attempts=row.attempts,
         stop_asked=row.stop_asked,
+        level=row.level,
+        mention=row.mention,
     )

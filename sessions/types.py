@@ -115,6 +115,8 @@ class Turn:
     hurried: bool = False  # goes before the others that wait
     attempts: int = 0  # processes that were given the prompt
     stop_asked: str | None = None  # user id ("" for nobody in particular): whoever runs the turn is to end it
+    level: str | None = None  # how much of it is shown (sessions/options.py); None: as is usual
+    mention: bool = False  # its end mentions who asked
 
     @property
     def seconds(self) -> float | None:
