@@ -97,6 +97,9 @@ class AgentHost(Protocol):
         Returns why it had ended already, as the beginning of a sentence for people. Raises WorkletError.
         """
 
+    async def copy(self, source: str, name: str) -> None:
+        """Gives worklet `name`, which never ran, a copy of `source`'s volume. Idempotent. Raises WorkletError."""
+
     async def destroy(self, name: str) -> None:
         """`close`, and the volume goes too. Idempotent. Raises WorkletError."""
 

@@ -17,8 +17,9 @@ from sessions.places import Places
 from sessions.store import Store
 from sessions.transcript import Entry, Transcript
 from sessions.types import Session, SessionState, Turn, TurnId
+from worklets.claude import FORK_OF
 from worklets.clone import without_password
-from worklets.errors import WorkletError
+from worklets.errors import AgentGone, WorkletError
 from worklets.events import PASSING, AgentEvent, Position, PreviewVoided, Restarted, Text, TextDelta, TurnEnded
 
 log = get_logger(__name__)
@@ -75,6 +76,7 @@ class Link:
         self.inbox = Inbox()
         self.agent: AgentLike | None = None
         self.woken = False  # the agent is a new process: it remembers what its volume holds
+        self._model: str | None = None  # what the process was told to answer with, by us
         self._shared = shared
         self._stored = Position("", 0)  # up to here, lasting events are in the transcript
         self._preview = ""  # what the agent has streamed and not committed
@@ -85,7 +87,7 @@ class Link:
         session = self.session
         position = Position(session.epoch, session.seq) if session.epoch else None
         self._stored = await self._stored_until(position)
-        self._preview = ""
+        self._preview, self._model = "", None
         agent = await self._shared.host.open(
             session.worklet,
             claude_session_id=session.claude_session_id,
@@ -103,6 +105,17 @@ class Link:
             # So it is known also after a restart, until a turn has ended on the new volume.
             await self.set_state(session.state, retired_at=self._shared.store.clock())
         self.inbox.listen(agent)
+
+    async def choose_model(self) -> None:
+        """Has the process answer with the session's model. Raises AgentGone, AgentRefused with the CLI's words."""
+        model, agent = self.session.model, self.agent
+        if model is None or model == self._model or agent is None:
+            return
+        try:
+            await agent.request("set_model", model=model)
+        except TimeoutError as error:
+            raise AgentGone("Claude's process does not answer.") from error
+        self._model = model
 
     @property
     def forgotten(self) -> bool:
@@ -212,5 +225,7 @@ class Link:
 
 def _environment(session: Session, env: Mapping[str, str]) -> dict[str, str]:
     repository = without_password(session.repository) if session.repository else None
-    given = {"GIT_REPO": repository, "GIT_BRANCH": session.branch}
+    # A fork that was begun anew has another conversation than its first, and nothing of its origin's.
+    origin = session.fork_of if session.claude_session_id == session.id else None
+    given = {"GIT_REPO": repository, "GIT_BRANCH": session.branch, FORK_OF: origin}
     return {**env, **{name: value for name, value in given.items() if value}}

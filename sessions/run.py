@@ -22,6 +22,7 @@ from sessions.transcript import Entry
 from sessions.types import Cut, Done, Failed, Interrupted, Outcome, SessionState, Turn, TurnId
 from worklets.errors import AgentGone, RuntimeUnavailable, WorkletError
 from worklets.events import AgentEvent, AgentExited, AgentReady, PromptTaken, TurnEnded
+from worklets.slash import forgets, is_command
 
 log = get_logger(__name__)
 
@@ -214,7 +215,12 @@ class TurnRun:
             return
         if self._backlog is not None:
             await unless(self._stopped, asyncio.wait([self._backlog]))
-        known = await unless(self._stopped, context(self._shared, self._link, self.turn, again=self._again))
+        if not self._given:
+            await unless(self._stopped, self._link.choose_model())
+        # A command of the CLI is a line of its own; what is to be told waits for the next prompt.
+        known: list[str] = []
+        if not is_command(self.turn.text):
+            known = await unless(self._stopped, context(self._shared, self._link, self.turn, again=self._again))
         prompt_id = loss.again_id(self.turn.id, agent.epoch) if self._again else self.turn.id
         self._sent = True
         try:
@@ -261,7 +267,8 @@ class TurnRun:
             elif not before:
                 self._note(event)
         if self.outcome is not None:
-            await self._link.remembered()
+            if forgets(self.turn.text) or not is_command(self.turn.text):
+                await self._link.remembered()
         elif exited is not None:
             raise loss.Exited(exited)
 

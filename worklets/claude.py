@@ -10,6 +10,9 @@ from collections.abc import Mapping
 #: Checklist tools, Grep and Glob are off unless they are named; tools that wait for a person are left out.
 TOOLS = "Bash,Read,Edit,Write,Grep,Glob,Task,TaskCreate,TaskUpdate,TaskList,TaskGet"
 
+#: The environment variable that names the conversation that a fork goes on from.
+FORK_OF = "FLOW_FORK_OF"
+
 SYSTEM_PROMPT = """\
 You are talking with people in a Slack thread, through Flow. Your answers are shown there as Slack messages, so keep \
 them short and use plain Markdown. You work in a container of your own; /work/workspace is your workspace and outlives \
@@ -17,13 +20,17 @@ the container. The container has no network: commands that need one fail, so say
 
 # The transcript decides, not what Flow remembers: a crash can fall between the CLI's writing it and Flow's knowing it.
 # The CLI refuses --session-id when the file exists, and --resume when it holds no message yet; a file without
-# a message has nothing to lose.
+# a message has nothing to lose. A fork goes on from another conversation on its copy of that one's volume.
 _START = """\
 id=$1; shift
 for file in "$HOME"/.claude/projects/*/"$id".jsonl; do
   [ -f "$file" ] || continue
   if grep -q '"type":"user"' "$file"; then exec claude --resume="$id" "$@"; fi
   rm -f "$file"
+done
+for file in "$HOME"/.claude/projects/*/"${FLOW_FORK_OF:-none}".jsonl; do
+  [ -f "$file" ] || continue
+  exec claude --resume="$FLOW_FORK_OF" --fork-session --session-id="$id" "$@"
 done
 exec claude --session-id="$id" "$@"
 """

@@ -118,6 +118,12 @@ class DockerRuntime:
         """Into a new volume, which counts when it is full; one that stands there goes."""
         await self._engine.call("start", lambda client: self._put(client, name, source), timeout=600)
 
+    async def copy(self, source: str, name: str) -> None:
+        if not await self.has_volume(name):
+            if not await self.has_volume(source):
+                raise WorkletError("The workspace could not be copied: it is gone.")
+            await self._engine.call("start", lambda client: self._copy(client, source, name), timeout=600)
+
     async def volumes(self) -> builtins.list[str]:
         def volumes(client: DockerClient) -> builtins.list[str]:
             answer = client.api.volumes(filters={"label": f"flow.instance={self._identity.instance}"})
@@ -310,6 +316,41 @@ class DockerRuntime:
         except OSError as e:
             raise WorkletError(
                 f"The workspace could not be filled: {e.strerror or e}.", suggestion="Check the disk, then write again."
+            ) from e
+        finally:
+            with contextlib.suppress(APIError):
+                _remove_container(client, helper)
+
+    def _copy(self, client: DockerClient, source: str, name: str) -> None:
+        """By `cp` in a container that has both volumes, the old one without the right to write, and no network."""
+        from docker.errors import APIError, ImageNotFound
+        from docker.types import Mount
+
+        helper = self._full(name) + _HELPER
+        old = Mount("/old", self._full(source), type="volume", read_only=True)
+        host = client.api.create_host_config(
+            network_mode="none", mounts=[old, Mount("/work", self._full(name), type="volume")], cap_drop=["ALL"]
+        )
+        try:
+            rundir.begin_filling(self._share_dir, name)
+            self._discard_volume(client, name)
+            self._make_volume(client, name)
+            made = client.api.create_container(
+                self._image, ["cp", "-a", "/old/.", "/work/"], name=helper, host_config=host,
+                entrypoint=[], user=f"{AGENT_UID}:{AGENT_UID}", labels={"flow.instance": self._identity.instance},
+            )  # fmt: skip
+            client.api.start(made["Id"])
+            if client.api.wait(made["Id"], timeout=600)["StatusCode"]:
+                said = client.api.logs(made["Id"], tail=3).decode(errors="replace").strip()
+                raise WorkletError(f"The workspace could not be copied: {said}", suggestion="Check the engine's disk.")
+            rundir.end_filling(self._share_dir, name)
+        except ImageNotFound as e:
+            raise ImageMissing(f"The worklet image {self._image} is missing.") from e
+        except APIError as e:
+            raise WorkletError(f"The workspace could not be copied: {explanation(e)}") from e
+        except OSError as e:
+            raise WorkletError(
+                f"The workspace could not be copied: {e.strerror or e}.", suggestion="Check the disk, then try again."
             ) from e
         finally:
             with contextlib.suppress(APIError):

@@ -151,6 +151,10 @@ class WorkletHost:
             log.warning("what a worklet left could not be removed", worklet=name, error=str(error))
         return ending
 
+    async def copy(self, source: str, name: str) -> None:
+        """Gives worklet `name`, which never ran, a copy of `source`'s volume. Idempotent. Raises WorkletError."""
+        await self._to_its_end(name, self._runtime.copy(source, name))
+
     async def destroy(self, name: str) -> None:
         """`close`, and the volume goes too. Idempotent. Raises WorkletError."""
         await self.close(name)

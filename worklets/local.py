@@ -110,6 +110,23 @@ class LocalRuntime:
 
         await self._run(copy)
 
+    async def copy(self, source: str, name: str) -> None:
+        def copy() -> None:
+            work = self._dir(name) / "work"
+            if work.is_dir() and not rundir.is_half_filled(self._share_dir, name):
+                return
+            rundir.prepare(self._share_dir, name, None)
+            try:
+                rundir.begin_filling(self._share_dir, name)
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.rmtree(work)
+                shutil.copytree(self._dir(source) / "work", work, symlinks=True)
+                rundir.end_filling(self._share_dir, name)
+            except (OSError, shutil.Error) as e:
+                raise WorkletError(f"The workspace could not be copied: {e}.", suggestion="Check the disk.") from e
+
+        await self._run(copy)
+
     async def volumes(self) -> builtins.list[str]:
         return await self._run(lambda: self._names("work"))
 

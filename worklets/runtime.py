@@ -71,6 +71,12 @@ class Runtime(Protocol):
     async def put(self, name: str, source: Path) -> None:
         """Copies the directory's content into the volume's /work/workspace, owned by the agent's user. Before start."""
 
+    async def copy(self, source: str, name: str) -> None:
+        """Makes `name` a volume with all that `source`'s has now, HOME included. One that stands there stays.
+
+        Raises WorkletError, also when `source` has none.
+        """
+
     async def volumes(self) -> builtins.list[str]:
         """Names of the worklets that have a volume."""
 

@@ -29,11 +29,13 @@ from worklets.events import (
     Usage,
 )
 from worklets.lines import is_sound, parse
+from worklets.slash import is_command
 
 log = get_logger(__name__)
 
 _OUTPUT = 4_000  # characters kept of a tool's output
 _SYNTHETIC = "<synthetic>"  # the model's name in a message that the CLI wrote itself
+_RESET = "The conversation begins anew: I have forgotten what was said before. The workspace stays as it is."
 _INTERRUPTED = ("aborted_streaming", "aborted_tools")
 _STOPPED = "The user doesn't want to proceed"  # how the CLI tells the model of an interrupt: not for people
 
@@ -60,6 +62,7 @@ class Decoder:
             "system": self._system,
             "result": self._result,
             "command_lifecycle": self._lifecycle,
+            "conversation_reset": lambda _line: [Text(_RESET)],
             "control_request": self._control_request,
             "control_cancel_request": self._control_cancel,
         }
@@ -104,7 +107,7 @@ class Decoder:
         message, parent = line["message"], line.get("parent_tool_use_id")
         if message.get("model") == _SYNTHETIC:
             self._error_kind = line.get("error")
-            return []
+            return [] if self._error_kind else _answers(message)
         blocks = message.get("content") or []
         if parent:
             return [_tool_started(block, parent) for block in blocks if block.get("type") == "tool_use"]
@@ -135,6 +138,8 @@ class Decoder:
     def _system(self, line: Line) -> list[AgentEvent]:
         if line.get("subtype") == "init":
             return [AgentReady(line["session_id"], line.get("model", ""), line.get("claude_code_version", ""))]
+        if line.get("subtype") == "compact_boundary":
+            return _compacted(line.get("compact_metadata") or {})
         if line.get("subtype") != "api_retry":
             return []
         status = line.get("error_status")
@@ -172,6 +177,22 @@ class Decoder:
 
     def _control_cancel(self, line: Line) -> list[AgentEvent]:
         return [AskWithdrawn(line["request_id"])]
+
+
+def _answers(message: Line) -> list[AgentEvent]:
+    """What the CLI itself says to one of its commands, such as `/context`."""
+    blocks = message.get("content") or []
+    return [Text(block["text"]) for block in blocks if block.get("type") == "text" and block["text"].strip()]
+
+
+def _compacted(done: Line) -> list[AgentEvent]:
+    """Only when people asked for it: what the CLI does by itself in the middle of a turn changes nothing for them."""
+    if done.get("trigger") != "manual":
+        return []
+    before, after = done.get("pre_tokens"), done.get("post_tokens")
+    if not isinstance(before, int) or not isinstance(after, int):
+        return [Text("Compacted the conversation.")]
+    return [Text(f"Compacted the conversation: {before:,} tokens became {after:,}.")]
 
 
 def _tool_started(block: Line, parent: str | None) -> ToolStarted:
@@ -220,8 +241,11 @@ def prompt_line(prompt_id: str, text: str, context: Sequence[str] = ()) -> Line:
 
     `context` is what Claude should know first, as blocks of the same message: the CLI would take a line of its own
     (`shouldQuery:false`) in a resumed conversation as the answer to the prompt before it. The CLI runs a `prompt_id`
-    (a uuid) once, however often it comes.
+    (a uuid) once, however often it comes. A command of the CLI (worklets/slash.py) goes out so that it is read as one.
     """
+    if is_command(text):
+        message = {"role": "user", "content": text}
+        return {"type": "user", "uuid": prompt_id, "parent_tool_use_id": None, "message": message}
     blocks = [{"type": "text", "text": block} for block in (*context, text)]
     return {
         "type": "user",

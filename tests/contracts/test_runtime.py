@@ -251,6 +251,30 @@ def _helpers(share_dir: Path) -> list[str]:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
 
 
+async def test_a_volume_can_be_copied_as_it_is(runtime: Runtime) -> None:
+    work = "/work" if runtime.kind == "docker" else '"$HOME/.."'
+    making = f"mkdir -p {work}/home/.claude && echo said > {work}/home/.claude/x && cd {work}/workspace && ln -s a b"
+    first = await runtime.start(spec(telling(runtime, f"{making} && echo one > a && chmod 700 a; echo made"), "origin"))
+    await said(first.run_dir, "told")
+    await runtime.copy("origin", "fork")
+    looking = f"cd {work}/workspace && echo two >> b && cat a ../home/.claude/x && stat -c %a a && whoami"
+    second = await runtime.start(spec(telling(runtime, looking), "fork"))
+    told = (await said(second.run_dir, "told")).split()
+    assert told[:4] == ["one", "two", "said", "700"]
+    again = await runtime.start(spec(telling(runtime, f"cat {work}/workspace/a"), "third"))
+    assert "No such file" in await said(again.run_dir, "told")
+    await runtime.remove("origin", grace=0)
+    await runtime.copy("origin", "fork")  # it stands there already
+    later = await runtime.start(spec(telling(runtime, f"cat {work}/workspace/a", "later"), "origin"))
+    assert await said(later.run_dir, "later") == "one", "the copy is a copy"
+
+
+async def test_what_is_gone_cannot_be_copied(runtime: Runtime) -> None:
+    with pytest.raises(WorkletError, match="could not be copied"):
+        await runtime.copy("nowhere", "fork")
+    assert not await runtime.has_volume("fork")
+
+
 async def test_a_volume_whose_filling_was_killed_does_not_count(runtime: Runtime, tmp_path: Path) -> None:
     share_dir, whole = tmp_path / "data", tmp_path / "whole"
     await _put_until_killed(runtime, share_dir, tmp_path)

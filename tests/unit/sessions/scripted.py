@@ -195,6 +195,7 @@ class ScriptedHost:
         self.gate.set()
         self.on_start: Callable[[Process], None] = lambda process: None
         self.unavailable: Exception | None = None
+        self.copied: list[tuple[str, str]] = []
         self.put_aside: dict[str, list[Process]] = {}  # whose last words were not stored yet, by worklet
         self._volumes: dict[str, set[str]] = {}
 
@@ -243,6 +244,12 @@ class ScriptedHost:
         ending = process.ending
         process.die(ending)
         return ending
+
+    async def copy(self, source: str, name: str) -> None:
+        if self.unavailable:
+            raise self.unavailable
+        self.copied.append((source, name))
+        self._volumes.setdefault(name, set(self._volumes[source]))
 
     async def destroy(self, name: str) -> None:
         await self.close(name)

@@ -1,6 +1,7 @@
 """The CLI's lines, as recorded from the real one (recorded/record.py), and as described by hand where they are rare."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from worklets.events import (
     ToolStarted,
     TurnEnded,
 )
+from worklets.slash import is_command
 from worklets.wire import Decoder, allow_line, deny_line, interrupt_line, prompt_line
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -344,13 +346,54 @@ def test_half_an_emoji_is_replaced(spelt: bytes, text: str) -> None:
 
 
 def test_input_lines() -> None:
-    prompt = prompt_line("u", "/clear @/etc/passwd")
+    prompt = prompt_line("u", "clear @/etc/passwd")
     assert prompt["uuid"] == "u"
     assert prompt["client_composed"] is True
-    assert prompt["message"] == {"role": "user", "content": "/clear @/etc/passwd"}
+    assert prompt["message"] == {"role": "user", "content": "clear @/etc/passwd"}
     assert interrupt_line("r")["request"] == {"subtype": "interrupt", "cancel_queued": True}
     assert deny_line("r", "no")["response"]["response"] == {"behavior": "deny", "message": "no"}
     assert allow_line("r", {"a": 1})["response"]["response"] == {"behavior": "allow", "updatedInput": {"a": 1}}
+
+
+@pytest.mark.parametrize(
+    ("text", "command"),
+    [
+        ("/compact", True),
+        ("/compact focus on the tests", True),
+        ("/review\nthe second line", True),
+        ("/etc/hosts is broken", False),
+        ("/ what", False),
+        ("please /compact", False),
+        ("/Users is gone", False),
+    ],
+)
+def test_the_clis_own_commands_are_not_given_as_written_text(text: str, command: bool) -> None:
+    line = prompt_line("u", text)
+    assert ("client_composed" not in line) is command
+    assert line["message"]["content"] == text
+    assert is_command(text) is command
+
+
+def test_what_the_clis_commands_answer_is_text() -> None:
+    said = [event for event in decoded("commands") if isinstance(event, Text | AgentReady | TurnEnded)]
+    texts = [event.text for event in said if isinstance(event, Text)]
+    assert texts[0] == "hello"
+    assert texts[1].startswith("## Context Usage")
+    assert re.fullmatch(r"Compacted the conversation: [\d,]+ tokens became [\d,]+\.", texts[2])
+    assert texts[3].startswith("The conversation begins anew")
+    assert texts[4].startswith("I remember:")
+    assert "hello" not in texts[4]
+    conversations = [event.claude_session_id for event in said if isinstance(event, AgentReady)]
+    assert len(set(conversations[:3])) == 1, "compacting goes on in the same conversation"
+    assert len(set(conversations)) == 2
+    assert conversations[-1] != conversations[0]
+    assert {event.outcome for event in said if isinstance(event, TurnEnded)} == {"done"}
+
+
+def test_a_compaction_that_nobody_asked_for_is_not_told() -> None:
+    line = '{"type":"system","subtype":"compact_boundary","compact_metadata":{"trigger":"auto","pre_tokens":9}}'
+    assert Decoder().feed(line) == []
+    assert Decoder().feed(line.replace("auto", "manual")) == [Text("Compacted the conversation.")]
 
 
 def test_the_command_lets_no_option_in_through_a_value() -> None:

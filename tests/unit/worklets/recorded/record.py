@@ -50,6 +50,7 @@ CASES: dict[str, list[str]] = {
     "cut": ["WORDS 30 10\nCUT\nSAY end"],
     "bad_request": ["ERROR 400"],
     "refused": ["ERROR 401"],
+    "commands": ["SAY hello", "/context", "/compact focus on x", "/clear", "RECALL"],
 }
 
 
