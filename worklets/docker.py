@@ -15,6 +15,7 @@ import math
 import os
 import tarfile
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from config.units import format_size
 from worklets import rundir
 from worklets.engine import Engine, explanation
 from worklets.errors import ImageMissing, WorkletError, WorkletStartFailed
+from worklets.files import OUTGOING, pack
 from worklets.identity import Identity
 from worklets.rundir import AGENT_UID
 from worklets.runtime import Worklet, WorkletSpec
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 RELAY_COMMAND = ("/usr/bin/python3", "-I", "/opt/relay/relay.py", "/run/worklet")
+_SENDER = ("/usr/bin/python3", "-IS", "/opt/flow/sendfile.py")
+_WORKSPACE = "/work/workspace"
 _HELPER = ".put"  # no worklet's name holds a dot
 _MEBIBYTE = 1024 * 1024
 
@@ -118,6 +122,30 @@ class DockerRuntime:
         """Into a new volume, which counts when it is full; one that stands there goes."""
         await self._engine.call("start", lambda client: self._put(client, name, source), timeout=600)
 
+    async def taken(self, name: str, paths: Sequence[str]) -> builtins.set[str]:
+        def taken(client: DockerClient) -> set[str]:
+            return {path for path in paths if self._stands(client, name, path)}
+
+        return await self._engine.call("query", taken)
+
+    async def place(self, name: str, files: Mapping[str, Path]) -> None:
+        """The engine unpacks inside the container's own root, so that no link leads out of it."""
+
+        def place(client: DockerClient) -> None:
+            with tempfile.TemporaryFile(dir=self._share_dir) as packed:
+                pack(files, packed)
+                client.api.put_archive(self._full(name), _WORKSPACE, packed)
+
+        try:
+            await self._engine.call("start", place, timeout=300)
+        except OSError as e:
+            raise WorkletError(
+                f"The files could not be put into the workspace: {e.strerror or e}.", suggestion="Check the disk."
+            ) from e
+
+    def sender(self, name: str, limit: int) -> tuple[str, ...]:  # noqa: ARG002 - it is the same in all of them
+        return (*_SENDER, f"/run/worklet/{OUTGOING}", str(limit))
+
     async def copy(self, source: str, name: str) -> None:
         if not await self.has_volume(name):
             if not await self.has_volume(source):
@@ -167,6 +195,15 @@ class DockerRuntime:
         await self._engine.close()
 
     # In the engine's threads
+
+    def _stands(self, client: DockerClient, name: str, path: str) -> bool:
+        """docker-py has no call for it: `HEAD /containers/{id}/archive` (Docker Engine API)."""
+        api = client.api
+        url = f"{api.base_url}/v{api.api_version}/containers/{self._full(name)}/archive"
+        answer = api.head(url, params={"path": f"{_WORKSPACE}/{path}"}, timeout=15)
+        if answer.status_code not in (200, 404):
+            raise WorkletError(f"The Docker engine refused to look for a file (HTTP {answer.status_code}).")
+        return bool(answer.status_code == 200)
 
     def _full(self, name: str) -> str:
         return f"flow-{self._identity.instance}-{name}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -53,15 +53,17 @@ class WorkletHost:
         attach_timeout: float = 30.0,
         environ: Mapping[str, str] | None = None,
         local_repositories: bool = False,
+        file_limit: int = 50 << 20,
     ) -> None:
         """`model` is the CLI's --model, `environ` what git may need (PATH, HOME…), `attach_timeout` in seconds.
 
-        `local_repositories`: a repository may be a directory of this machine.
+        `local_repositories`: a repository may be a directory of this machine. `file_limit`: bytes that Claude may send
+        in one file.
         """
         self._runtime, self._gateway, self._identity = runtime, gateway, identity
         self._share_dir, self._model = share_dir, model
         self._attach_timeout, self._environ = attach_timeout, environ
-        self._local_repositories = local_repositories
+        self._local_repositories, self._file_limit = local_repositories, file_limit
         self._going_on: dict[str, asyncio.Task[Any]] = {}  # what cannot be called back: a container that is being made
 
     async def open(
@@ -112,7 +114,9 @@ class WorkletHost:
         return agent
 
     async def _start(self, name: str, claude_session_id: str, env: Mapping[str, str]) -> Worklet:
-        command = claude_command(claude_session_id, model=self._model)
+        command = claude_command(
+            claude_session_id, model=self._model, sender=self._runtime.sender(name, self._file_limit)
+        )
         spec = WorkletSpec(
             name=name,
             command=command,
@@ -159,6 +163,14 @@ class WorkletHost:
         """`close`, and the volume goes too. Idempotent. Raises WorkletError."""
         await self.close(name)
         await self._runtime.remove_volume(name)
+
+    async def taken(self, name: str, paths: Sequence[str]) -> set[str]:
+        """Those of the paths in the running worklet's workspace at which something stands. Raises WorkletError."""
+        return await self._runtime.taken(name, paths)
+
+    async def place(self, name: str, files: Mapping[str, Path]) -> None:
+        """Copies files into the running worklet's workspace: see `Runtime.place`. Raises WorkletError."""
+        await self._runtime.place(name, files)
 
     async def running(self) -> dict[str, Worklet]:
         """The running worklets of this instance by name. Raises RuntimeUnavailable."""

@@ -130,6 +130,7 @@ def _arguments(base: str | None) -> dict[str, str]:
 
 def _context() -> Iterator[tuple[str, Path]]:
     yield "Dockerfile", _HERE / "image" / "Dockerfile"
+    yield "flow/sendfile.py", _HERE / "image" / "sendfile.py"
     for path in sorted((_HERE / "relay").glob("*.py")):
         yield f"relay/{path.name}", path
 

@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,12 +27,14 @@ import structlog
 
 from worklets import rundir
 from worklets.errors import RuntimeUnavailable, WorkletError, WorkletStartFailed
+from worklets.files import OUTGOING, place
 from worklets.identity import Identity
 from worklets.runtime import Worklet, WorkletSpec
 
 T = TypeVar("T")
 
 RELAY = Path(__file__).parent / "relay" / "relay.py"
+SENDER = Path(__file__).parent / "image" / "sendfile.py"
 
 #: Prints the process's id and goes; `setsid` does not fork there, so the id stays right.
 _LAUNCH = 'cd "$1" && log=$2 && shift 2 && { setsid "$@" </dev/null >>"$log" 2>&1 & } && echo $!'
@@ -109,6 +111,23 @@ class LocalRuntime:
                 raise WorkletError(f"The workspace could not be filled: {e}.", suggestion="Check the disk.") from e
 
         await self._run(copy)
+
+    async def taken(self, name: str, paths: Sequence[str]) -> builtins.set[str]:
+        workspace = self._dir(name) / "work" / "workspace"
+        return await self._run(lambda: {path for path in paths if os.path.lexists(workspace / path)})
+
+    async def place(self, name: str, files: Mapping[str, Path]) -> None:
+        workspace = self._dir(name) / "work" / "workspace"
+        try:
+            await self._run(lambda: place(workspace, files))
+        except OSError as e:
+            raise WorkletError(
+                f"The files could not be put into the workspace: {e.strerror or e}.", suggestion="Check the disk."
+            ) from e
+
+    def sender(self, name: str, limit: int) -> tuple[str, ...]:
+        outgoing = self._dir(name) / "run" / OUTGOING
+        return (sys.executable, "-IS", str(SENDER), str(outgoing), str(limit))
 
     async def copy(self, source: str, name: str) -> None:
         def copy() -> None:

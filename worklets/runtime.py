@@ -12,7 +12,7 @@ outlives the container.
 from __future__ import annotations
 
 import builtins
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -70,6 +70,18 @@ class Runtime(Protocol):
 
     async def put(self, name: str, source: Path) -> None:
         """Copies the directory's content into the volume's /work/workspace, owned by the agent's user. Before start."""
+
+    async def taken(self, name: str, paths: Sequence[str]) -> builtins.set[str]:
+        """Those of the paths, relative to /work/workspace, at which something stands. The worklet must run."""
+
+    async def place(self, name: str, files: Mapping[str, Path]) -> None:
+        """Copies files into the workspace, each to its `<directory>/<name>` there, owned by the agent's user.
+
+        What stands in a file's place is replaced. No link is followed out of the worklet. The worklet must run.
+        """
+
+    def sender(self, name: str, limit: int) -> tuple[str, ...]:
+        """The argv inside the worklet of the MCP server with `send_file`; `limit` in bytes."""
 
     async def copy(self, source: str, name: str) -> None:
         """Makes `name` a volume with all that `source`'s has now, HOME included. One that stands there stays.
