@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from bot.markdown import Cut, Fence, cut, measure
+from bot.asking import AskMessage
+from bot.markdown import Cut, Measure, Open, cut, measure, render
 from bot.toollines import ToolLine
 
 # Slack: 12,000 characters over all markdown blocks of a message, about 13,200 over all blocks, 50 blocks where each
@@ -26,8 +27,13 @@ class TextPiece:
     """A stretch of Markdown. `fence` was open before it, `ends_in` is after it: it is closed and reopened there."""
 
     raw: str
-    fence: Fence | None = None
-    ends_in: Fence | None = None
+    fence: Open | None = None
+    ends_in: Open | None = None
+    growing: bool = True
+
+    def text(self) -> str:
+        """As a block takes it; "" if there is nothing to see."""
+        return render(self.raw, self.fence, self.ends_in, growing=self.growing)
 
 
 @dataclass(slots=True)
@@ -40,13 +46,18 @@ class ToolsPiece:
 
 @dataclass(slots=True)
 class Page:
-    """The content of one message. `stale` is set by every change and cleared by whoever renders it."""
+    """The content of one message. `stale` is set by every change and cleared by whoever renders it.
+
+    `ask`: the message is (a part of) what Claude asks, and nothing else.
+    """
 
     pieces: list[TextPiece | ToolsPiece] = field(default_factory=list)
     markdown: int = 0
     total: int = 0
     items: int = 0
+    tables: int = 0
     stale: bool = True
+    ask: AskMessage | None = None
 
     def lines(self) -> Iterator[ToolLine]:
         for piece in self.pieces:
@@ -61,23 +72,35 @@ class Mark:
     markdown: int
     total: int
     items: int
+    tables: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of one message: units of Markdown, units of everything, blocks as Slack counts them."""
+
+    markdown: int = MARKDOWN_ROOM
+    total: int = TOTAL_ROOM
+    items: int = ITEM_ROOM
 
 
 class Layout:
     """Pages of content, filled from the front. At most one text is open; `settle` lays out what was added to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits = Limits()) -> None:
+        self._limits = limits
         self.pages: list[Page] = []
         self._open: TextPiece | None = None
         self._fresh: list[str] = []  # text that is not laid out yet
-        self._before: tuple[int, int, int] = (0, 0, 0)  # markdown, total, items of the last page without the open piece
+        self._before = Measure(0, 0, None)  # Markdown, items and tables of the last page without the open piece
+        self._rest = 0  # units of the last page that are not Markdown
 
     # ---- text ----
 
     def begin_text(self) -> Mark:
         """Opens a text; the mark takes the layout back to here."""
         last = self.pages[-1] if self.pages else Page()
-        mark = Mark(len(self.pages), len(last.pieces), last.markdown, last.total, last.items)
+        mark = Mark(len(self.pages), len(last.pieces), last.markdown, last.total, last.items, last.tables)
         page = self._page_for(_LEAST, _LEAST, 1)
         self._place(page, None)
         return mark
@@ -90,6 +113,8 @@ class Layout:
         self.settle()
         if self._open is not None and not self._open.raw.strip():
             self._drop_open()
+        elif self._open is not None:
+            self._open.growing, self.pages[-1].stale = False, True
         self._open = None
 
     def rollback(self, mark: Mark) -> None:
@@ -98,7 +123,8 @@ class Layout:
         if self.pages:
             page = self.pages[-1]
             del page.pieces[mark.pieces :]
-            page.markdown, page.total, page.items = mark.markdown, mark.total, mark.items
+            page.markdown, page.total = mark.markdown, mark.total
+            page.items, page.tables = mark.items, mark.tables
             page.stale = True
         self._open, self._fresh = None, []
 
@@ -109,26 +135,28 @@ class Layout:
         self._open.raw += "".join(self._fresh)
         self._fresh = []
         while True:
-            page, piece = self.pages[-1], self._open
-            markdown, total, items = self._before
+            page, piece, before = self.pages[-1], self._open, self._before
             page.stale = True
-            limit = min(MARKDOWN_ROOM - markdown, TOTAL_ROOM - total)
-            split = cut(piece.raw, limit, ITEM_ROOM - items - 1, piece.fence)
+            limit = min(self._limits.markdown - before.size, self._limits.total - self._rest - before.size)
+            split = cut(piece.raw, limit, self._limits.items - before.items - 1, piece.fence, 1 - before.tables)
             if split is None:
-                self._count(page, measure(piece.raw, piece.fence).size, measure(piece.raw, piece.fence).items)
+                self._count(page, measure(piece.raw, piece.fence))
                 return
             self._break(page, piece, split)
 
     def _break(self, page: Page, piece: TextPiece, split: Cut) -> None:
         rest, fence = piece.raw[split.end :], split.measure.fence
-        piece.raw, piece.ends_in = piece.raw[: split.end], fence
-        self._count(page, split.measure.size, split.measure.items)
+        piece.raw, piece.ends_in, piece.growing = piece.raw[: split.end], fence, False
+        self._count(page, split.measure)
+        if split.end == 0:
+            fence = piece.fence
+            page.pieces.remove(piece)
         self._place(self._new_page(), fence)
         assert self._open is not None
         self._open.raw = rest
 
-    def _place(self, page: Page, fence: Fence | None) -> None:
-        self._before = (page.markdown, page.total, page.items)
+    def _place(self, page: Page, fence: Open | None) -> None:
+        self._before, self._rest = Measure(page.markdown, page.items, None, page.tables), page.total - page.markdown
         self._open = TextPiece("", fence)
         page.pieces.append(self._open)
         page.items += 1
@@ -137,14 +165,15 @@ class Layout:
     def _drop_open(self) -> None:
         page = self.pages[-1]
         page.pieces.pop()
-        page.markdown, page.total, page.items = self._before
+        self._count(page, Measure(0, -1, None))
         page.stale = True
         if not page.pieces:
             self.pages.pop()
 
-    def _count(self, page: Page, size: int, items: int) -> None:
-        markdown, total, before = self._before
-        page.markdown, page.total, page.items = markdown + size, total + size, before + items + 1
+    def _count(self, page: Page, used: Measure) -> None:
+        before = self._before
+        page.markdown, page.total = before.size + used.size, self._rest + before.size + used.size
+        page.items, page.tables = before.items + used.items + 1, before.tables + used.tables
 
     # ---- tools ----
 
@@ -162,13 +191,24 @@ class Layout:
         self.pages[-1].total += room
         self.pages[-1].stale = True
 
+    # ---- asks ----
+
+    def add_ask(self, messages: list[AskMessage]) -> list[Page]:
+        """Pages of their own after everything else; no text may be open. Their looks may be replaced later."""
+        if not self.pages:  # an edit of the message that is there would notify nobody: the ask comes below it
+            self.add_tool(ToolLine("", "Claude asks before it goes on:", nested=False, mark="✋"))
+        pages = [self._new_page() for _ in messages]
+        show_ask(pages, messages)
+        return pages
+
     # ---- pages ----
 
     def _fits(self, page: Page, total: int, markdown: int = 0, items: int = 0) -> bool:
         return (
-            page.total + total <= TOTAL_ROOM
-            and page.markdown + markdown <= MARKDOWN_ROOM
-            and page.items + items <= ITEM_ROOM
+            page.ask is None
+            and page.total + total <= self._limits.total
+            and page.markdown + markdown <= self._limits.markdown
+            and page.items + items <= self._limits.items
         )
 
     def _page_for(self, markdown: int, total: int, items: int) -> Page:
@@ -179,3 +219,10 @@ class Layout:
     def _new_page(self) -> Page:
         self.pages.append(Page())
         return self.pages[-1]
+
+
+def show_ask(pages: list[Page], messages: list[AskMessage]) -> None:
+    """The ask as it stands now, on the pages that it was given."""
+    for page, message in zip(pages, messages, strict=True):
+        page.stale = page.stale or page.ask != message
+        page.ask = message

@@ -1,4 +1,4 @@
-"""Markdown as Slack's `markdown` block takes it: made harmless, and cut to size. Pure.
+"""Markdown as Slack's `markdown` block takes it: made harmless and honest, and cut to size. Pure.
 
 Sizes count UTF-16 units, the larger of the two ways in which Slack may count. A cut depends only on what stands before
 the limit, so it stays where it is when more text arrives.
@@ -10,31 +10,33 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-_FENCE = re.compile(r"([\s>]*)(`{3,}|~{3,})(.*)")
-_HEADING = re.compile(r" {0,3}#{1,6}[ \t]")
-_RULE = re.compile(r" {0,3}(?:(?:\*[ \t]*){3,}|(?:-[ \t]*){3,}|(?:_[ \t]*){3,}|=+)[ \t]*\n")
+from bot.links import ZERO_WIDTH, honest
+from bot.structure import FENCE_ROOM, MOST_ROWS, Fence, Open, State, Table, after, begins_table, columns
+from bot.structure import items as items_of
+
+__all__ = ["Cut", "Fence", "Measure", "Open", "Table", "clean", "clip", "cut", "escape", "measure", "neutralise"]
+__all__ += ["render", "size"]
+
 _CODE_SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
 _LIVE_IN_CODE = re.compile(r"<(?=[@#]|!(?!--|DOCTYPE)|[A-Za-z][A-Za-z0-9+.-]*:)")
 _UNSENDABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
-_ZERO_WIDTH = "\u200b"
-_FENCE_ROOM = 16  # kept free for closing a fence
-
-
-@dataclass(frozen=True, slots=True)
-class Fence:
-    """An open code fence: the line that opens it anew, and the one that closes it."""
-
-    opener: str
-    closer: str
+_DASHES_BEGUN = re.compile(r"[\s|:-]*")
+_FENCE_BEGUN = re.compile(r"[\s>]*(?:`+|~+)")
+_TOKEN_ROOM = 3_000  # a token or link that began longer ago is cut
+_SIGN_ROOM = 64  # so many characters may be one sign to a reader
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """What a text takes: `size` at most once it is neutralised, `items` that Slack makes blocks of, the open fence."""
+    """What a text takes: `size` at most once it is neutralised, `items` that Slack makes blocks of, what is left open.
+
+    `tables`: how many it has, the one that was open before it too.
+    """
 
     size: int
     items: int
-    fence: Fence | None
+    fence: Open | None
+    tables: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +48,14 @@ class Cut:
 
 
 def clean(text: str) -> str:
-    """Without control characters and lone surrogates, which no JSON body carries safely."""
-    return _UNSENDABLE.sub("\ufffd", text)
+    """Without control characters and lone surrogates, which no JSON body carries safely. Character by character."""
+    return _UNSENDABLE.sub("\ufffd", text).replace("\r", " ")
 
 
 def size(text: str) -> int:
     """UTF-16 units that the text takes at most after `neutralise`."""
     units = len(text) if text.isascii() else len(text.encode("utf-16-le", "surrogatepass")) // 2
-    return units + 3 * text.count("<")
+    return units + 3 * text.count("<") + text.count("]:")
 
 
 def escape(text: str) -> str:
@@ -75,120 +77,175 @@ def clip(text: str, limit: int) -> str:
     return escape(text[:shortest]) + "…"
 
 
-# ---- tokens ------------------------------------------------------------------------------------------------------
+# ---- tokens and links --------------------------------------------------------------------------------------------
 
 
-def neutralise(text: str, fence: Fence | None = None) -> str:
-    """Markdown in which no `<!channel>`, `<@U…>`, `<#C…>` or `<url|label>` is live. `fence`: open at the start.
+def render(text: str, before: Open | None, behind: Open | None, *, growing: bool = False) -> str:
+    """A piece as a block takes it: harmless, what was open before it opened anew, what is open behind it closed.
+
+    `growing`: more of it comes; a fence or table that has begun looks as it will. "" if there is nothing to see.
+    """
+    body = neutralise(text, before)
+    if growing:
+        body, behind = _grown(body, text, before)
+    body = body.rstrip() if behind is None else body.removesuffix("\n")
+    body = body.lstrip("\n") if before is None else f"{neutralise(before.opener)}\n{body}"
+    if behind is not None and behind.closer:
+        body += f"\n{behind.closer}"
+    return body if body.strip() else ""
+
+
+def _grown(body: str, text: str, before: Open | None) -> tuple[str, Open | None]:
+    """Without a half-written end of a fence, with the dashes that a table's header waits for; what is to be closed."""
+    state, lines = State(before), text.split("\n")
+    for line in lines[:-1]:
+        state = after(line, state)
+    last = lines[-1]
+    shown = body[: len(body) - len(body.rpartition("\n")[2])]
+    if isinstance(state.open, Fence):
+        half = _FENCE_BEGUN.fullmatch(last) is not None
+        still = after(last, state).open
+        return (shown if half and still is not None else body), still
+    header = state.header
+    if header is not None and header.startswith("|") and header.endswith("|") and _DASHES_BEGUN.fullmatch(last):
+        return shown + "|" + "---|" * columns(header), None
+    return body, after(last, state).open
+
+
+def neutralise(text: str, fence: Open | None = None) -> str:
+    """Markdown in which no `<!channel>`, `<@U…>`, `<#C…>` or `<url|label>` is live, and no link leads elsewhere than it
+    says. `fence`: open at the start.
 
     Slack parses its own tokens inside Markdown too. Outside code `<` becomes an entity; in code, where entities are
     shown as they are, a zero-width space breaks the token.
     """
-    lines = []
+    out: list[str] = []
+    prose: list[str] = []
+    state = State(fence)
     for line in text.split("\n"):
-        after = _fence_after(line, fence)
-        if fence or after:
-            lines.append(_LIVE_IN_CODE.sub("<" + _ZERO_WIDTH, line))
+        then = after(line, state)
+        if isinstance(state.open, Fence) or isinstance(then.open, Fence):
+            out += _harmless(prose)
+            prose = []
+            out.append(_LIVE_IN_CODE.sub("<" + ZERO_WIDTH, line))
         else:
-            lines.append(_neutral_line(line))
-        fence = after
-    return "\n".join(lines)
+            prose.append(line)
+        state = then
+    return "\n".join([*out, *_harmless(prose)])
+
+
+def _harmless(lines: list[str]) -> list[str]:
+    """Of lines outside code."""
+    text = "\n".join(lines)
+    if "]" in text:
+        lines = honest(text, _CODE_SPAN.sub(lambda span: "x" * len(span[0]), text)).split("\n")
+    return [_neutral_line(line) if "<" in line else line for line in lines]
 
 
 def _neutral_line(line: str) -> str:
     out, end = [], 0
     for span in _CODE_SPAN.finditer(line):
         out.append(line[end : span.start()].replace("<", "&lt;"))
-        out.append(_LIVE_IN_CODE.sub("<" + _ZERO_WIDTH, span[0]))
+        out.append(_LIVE_IN_CODE.sub("<" + ZERO_WIDTH, span[0]))
         end = span.end()
     return "".join([*out, line[end:].replace("<", "&lt;")])
-
-
-def _fence_after(line: str, fence: Fence | None) -> Fence | None:
-    """The fence that is open after this line, given the one before it."""
-    match = _FENCE.match(line)
-    if match is None:
-        return fence
-    indent, marks, rest = match.groups()
-    if fence is not None:
-        opened = fence.closer.strip(" \t>")
-        closes = marks[0] == opened[0] and len(marks) >= len(opened) and not rest.strip()
-        return None if closes else fence
-    if marks[0] == "`" and "`" in rest:
-        return None
-    marks = marks[: _FENCE_ROOM - 4]
-    indent = indent[-8:]
-    return Fence(f"{indent}{marks}{rest.strip()[:40]}", indent[:2] + marks)
 
 
 # ---- cuts --------------------------------------------------------------------------------------------------------
 
 
-def measure(text: str, fence: Fence | None = None) -> Measure:
-    """Of a text that starts inside `fence` (its opening line counts, it is repeated)."""
-    items = 0
-    for line in text.splitlines(keepends=True) if "\n" in text else [text]:
-        items += _items(line, fence)
-        fence = _fence_after(line.rstrip("\r\n"), fence)
-    return Measure(size(text), items, fence)
+def measure(text: str, fence: Open | None = None) -> Measure:
+    """Of a text that starts inside `fence` (its opening counts, it is repeated)."""
+    state, items, tables = State(fence), 0, int(isinstance(fence, Table))
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        whole = number < len(lines) - 1
+        items += items_of(line, state, whole=whole)
+        if whole or line:
+            state = after(line, state)
+            tables += begins_table(state)
+    return Measure(size(text), items + tables, _reopened(state.open), tables)
 
 
-def _items(line: str, fence: Fence | None) -> int:
-    # Only what no further character can undo counts, so that a growing line never moves an earlier cut.
-    return 1 if fence is None and (_HEADING.match(line) or _RULE.fullmatch(line)) else 0
+def _reopened(left: Open | None) -> Open | None:
+    """As the next message has it: of a table only the header."""
+    return Table(left.opener, left.closer) if isinstance(left, Table) else left
 
 
-def cut(text: str, limit: int, items: int, fence: Fence | None = None) -> Cut | None:
-    """Where to end this text so that it takes at most `limit` units and `items` items. None: it fits as a whole.
+def cut(text: str, limit: int, items: int, fence: Open | None = None, tables: int = 1) -> Cut | None:
+    """Where to end this text so that it takes at most `limit` units, `items` items and `tables` tables.
 
-    A blank line is the best place, then the end of a line outside code, then of any line, then a space; all but the
-    last only in the second half of the room.
+    None: it fits as a whole. A blank line is the best place, then the end of a line outside code and tables, then of
+    any line, then a space; all but the last only in the second half of the room. No cut stands between a table's header
+    and its dashes. An end of 0: nothing of it fits behind what `tables` has counted already.
     """
-    room = limit - _FENCE_ROOM - (size(fence.opener) + 1 if fence else 0)
+    room = max(1, limit - FENCE_ROOM - (size(fence.opener) + 1 if fence else 0))
     window = _prefix(text, room)
-    places = _places(text, window, items, fence)
+    places = _places(text, window, items, fence, tables)
     if places.whole:
         return None
+    found = places.line
     for place in (places.blank, places.outside, places.line):
         if place is not None and place.measure.size >= room // 2:
-            return place
-    if places.full and places.line is not None:  # too many headings: whatever line comes first
-        return places.line
-    start = places.line.end if places.line else 0
-    end = _inside_line(text, start, window) if window > start else start
-    return Cut(end, measure(text[:end], fence))
+            found = place
+            break
+    else:
+        if not places.full:
+            start = places.line.end if places.line else 0
+            end = _inside_line(text, start, window) if window > start else start
+            found = Cut(end, measure(text[:end], fence))
+    found = found or Cut(0, measure("", fence))
+    return _with_short_opener(found, limit)
+
+
+def _with_short_opener(found: Cut, limit: int) -> Cut:
+    """A header that would fill the next message is not repeated."""
+    left = found.measure.fence
+    if isinstance(left, Table) and size(left.opener) > limit // 4:
+        return Cut(found.end, Measure(found.measure.size, found.measure.items, None, found.measure.tables))
+    return found
 
 
 @dataclass(slots=True)
 class _Places:
     whole: bool = False  # nothing to cut
-    full: bool = False  # the items ran out
+    full: bool = False  # the items, the tables or a table's rows ran out
     blank: Cut | None = None
     outside: Cut | None = None
     line: Cut | None = None
 
+    def note(self, place: Cut | None, *, blank: bool) -> None:
+        if place is None:
+            return
+        self.line = place
+        if place.measure.fence is None:
+            self.outside = place
+            self.blank = place if blank else self.blank
 
-def _places(text: str, window: int, items: int, fence: Fence | None) -> _Places:
-    found, start, used, taken = _Places(), 0, 0, 0
+
+def _places(text: str, window: int, items: int, fence: Open | None, tables: int) -> _Places:
+    found, state, start, used = _Places(), State(fence), 0, 0
+    begun = taken = int(isinstance(fence, Table))
+    header: Cut | None = None  # after a line that may turn out a table's header
     while start < window:
         newline = text.find("\n", start, window)
-        end = newline + 1 if newline >= 0 else window
-        line = text[start:end]
-        taken += _items(line, fence)
-        if taken > items and start > 0:
+        line = text[start : newline if newline >= 0 else window]
+        then = after(line, state)
+        begins = newline >= 0 and begins_table(then)
+        found.note(None if begins or newline < 0 else header, blank=False)
+        taken += items_of(line, state, whole=newline >= 0) + begins
+        begun += begins
+        rows = then.open.rows if isinstance(then.open, Table) else 0
+        if (taken > items and start > 0) or begun > tables or rows > MOST_ROWS:
             found.full = True
             return found
         if newline < 0:
             break
-        fence = _fence_after(line.rstrip("\r\n"), fence)
-        used += size(line)
-        place = Cut(end, Measure(used, taken, fence))
-        found.line = place
-        if fence is None:
-            found.outside = place
-            if not line.strip():
-                found.blank = place
-        start = end
+        used += size(text[start : newline + 1])
+        place = Cut(newline + 1, Measure(used, taken, _reopened(then.open), begun))
+        header = place if then.header is not None else None
+        found.note(None if header else place, blank=not line.strip())
+        state, start = then, newline + 1
     found.whole = window == len(text)
     return found
 
@@ -205,29 +262,66 @@ def _inside_line(text: str, start: int, end: int) -> int:
     """A place in one long line: after a space, else not within anything that belongs together."""
     floor = start + (end - start) // 2
     space = max(text.rfind(" ", floor, end), text.rfind("\t", floor, end))
-    if space >= 0 and not _inside_token(text, start, space + 1):
-        return space + 1
-    token = _inside_token(text, start, end)
-    if token and token > start:
-        return token
-    entity = text.rfind("&", max(start, end - 10), end)
-    if entity > start and ";" not in text[entity:end]:
-        return entity
-    while end - 1 > start and _joined(text, end):
-        end -= 1
-    return end
+    for place in (space + 1, end) if space >= 0 else (end,):
+        begin = _begun(text, max(start, place - _TOKEN_ROOM), place)
+        if begin is None:
+            return place if place < end else _between_signs(text, start, place)
+        if begin > floor:
+            return begin
+    return _between_signs(text, start, end)
 
 
-def _inside_token(text: str, start: int, end: int) -> int:
-    """Where the `<…` that is still open at `end` begins; 0 if there is none."""
-    begin = text.rfind("<", max(start, end - 300), end)
-    return begin if begin >= 0 and ">" not in text[begin:end] else 0
+def _begun(text: str, start: int, end: int) -> int | None:
+    """Where a `<…>`, a code span, a link or an entity begins that is not closed before `end`."""
+    open_brackets: list[int] = []
+    at = start
+    while match := _MARK.search(text, at, end):
+        at = match.end()
+        mark = match[0]
+        if mark[0] == "`":
+            close = text.find(mark, at, end)
+            while close >= 0 and text[close : close + len(mark) + 1] == mark + "`":
+                close = text.find(mark, close + len(mark) + 1, end)
+            if close < 0 or close + len(mark) == end:
+                return match.start()
+            at = close + len(mark)
+        elif mark == "[":
+            open_brackets.append(match.start())
+        elif mark == "<" or mark == "&":
+            closer = ">" if mark == "<" else ";"
+            reach = end if mark == "<" else min(end, at + 10)
+            if closer not in text[at:reach] and (mark == "<" or at + 10 > end):
+                return open_brackets[0] if open_brackets else match.start()
+        elif open_brackets:
+            begin = open_brackets.pop()
+            if at == end or (text[at] == "(" and ")" not in text[at:end]):
+                return open_brackets[0] if open_brackets else begin
+            if text[at] == "(":
+                at = text.index(")", at, end)
+    return open_brackets[0] if open_brackets else None
+
+
+_MARK = re.compile(r"`+|[\[\]<&]")
+
+
+def _between_signs(text: str, start: int, end: int) -> int:
+    place = end
+    while place - 1 > start and end - place < _SIGN_ROOM and _joined(text, place):
+        place -= 1
+    return end if _joined(text, place) else place
 
 
 def _joined(text: str, at: int) -> bool:
     """Whether the characters on both sides of `at` are one sign to a reader (accents, emoji sequences, a `` ``` ``)."""
     if at >= len(text):
         return False
-    before, after = text[at - 1], text[at]
-    joins = "\u200d\ufe0f" + "".join(map(chr, range(0x1F3FB, 0x1F400)))
-    return before == "\u200d" or after in joins or bool(unicodedata.combining(after)) or before == after == "`"
+    before, after_it = text[at - 1], text[at]
+    if "\U0001f1e6" <= before <= "\U0001f1ff" and "\U0001f1e6" <= after_it <= "\U0001f1ff":  # flags are pairs
+        run = at
+        while run > 0 and at - run < _SIGN_ROOM and "\U0001f1e6" <= text[run - 1] <= "\U0001f1ff":
+            run -= 1
+        return (at - run) % 2 == 1
+    hangul = "\u1100" <= before <= "\ud7ff" and "\u1160" <= after_it <= "\u11ff"
+    tag = "\U000e0020" <= after_it <= "\U000e007f" or "\U0001f3fb" <= after_it <= "\U0001f3ff"
+    mark = unicodedata.category(after_it) in ("Mn", "Mc", "Me") or after_it == "\u200d"
+    return before == "\u200d" or hangul or tag or mark or before == after_it == "`"

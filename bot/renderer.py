@@ -6,15 +6,28 @@ only what changed.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from bot.asking import ask_messages
 from bot.below import cut_part, footer, note, person, stop_button, waiting_buttons
-from bot.layout import Layout, Mark, Page, TextPiece, ToolsPiece
-from bot.markdown import clean, clip, neutralise
+from bot.layout import Layout, Mark, Page, ToolsPiece, show_ask
+from bot.markdown import clean, clip
 from bot.parts import Block, Part, context, fallback
 from bot.toollines import ToolLine, restart_line, tool_line
-from sessions.events import LifeEvent, Preparing, Queued, Settled, Started, Stopping, WaitingForPlace
+from sessions.asks import Ask, AskId, AskState
+from sessions.events import (
+    AskClosed,
+    AskOpened,
+    LifeEvent,
+    Preparing,
+    Queued,
+    Settled,
+    Started,
+    Stopping,
+    WaitingForPlace,
+)
 from sessions.types import Cut, Done, Failed, Interrupted, TurnId, Withdrawn
 from worklets.events import (
     AgentEvent,
@@ -49,6 +62,8 @@ class TurnView:
         self._layout = Layout()
         self._status = "Starting…"
         self._waits = False  # for the turns before it
+        self._blocked = False  # one of them waits for people
+        self._asks: dict[AskId, tuple[Ask, list[Page]]] = {}
         self._stopping = False
         self._tools: dict[str, ToolLine] = {}
         self._preview: list[str] = []
@@ -77,6 +92,20 @@ class TurnView:
             return False
         handler(self, event)
         return True
+
+    @property
+    def asking(self) -> bool:
+        """Claude waits for people."""
+        return any(ask.is_open for ask, _ in self._asks.values())
+
+    def ask_parts(self) -> list[int]:
+        """The numbers of the messages in which people can answer."""
+        return [n for n, page in enumerate(self._layout.pages) if page.ask is not None and page.ask.open]
+
+    def block(self, blocked: bool) -> bool:
+        """The turn waits behind one that waits for people. False: nobody sees that."""
+        changed, self._blocked = blocked is not self._blocked, blocked
+        return changed and self._waits and self._settled is None
 
     # ---- fold ----
 
@@ -181,6 +210,27 @@ class TurnView:
     def _asked(self, event: Asked) -> None:
         self._status = f"Claude asks whether it may use {clip(clean(event.tool), 60)}."
 
+    def _ask_opened(self, event: AskOpened) -> None:
+        if (known := self._asks.get(event.ask.id)) is not None:
+            return self._show_ask(event.ask) if known[0].is_open else None
+        if (mark := self._mark) is not None:
+            # The stored events have the ask before the text that is being written: so a restart shows them.
+            self._layout.rollback(mark)
+        self._asks[event.ask.id] = event.ask, self._layout.add_ask(ask_messages(event.ask))
+        if mark is not None:
+            self._mark = self._layout.begin_text()
+            self._layout.extend_text("".join(self._preview))
+        return None
+
+    def _ask_closed(self, event: AskClosed) -> None:
+        self._ask_opened(AskOpened(event.ask))
+        self._status = "Thinking…"
+
+    def _show_ask(self, ask: Ask) -> None:
+        pages = self._asks[ask.id][1]
+        self._asks[ask.id] = ask, pages
+        show_ask(pages, ask_messages(ask))
+
     def _turn_ended(self, event: TurnEnded) -> None:
         self._usage = event.usage
 
@@ -192,6 +242,9 @@ class TurnView:
             if line.running:
                 line.abandon()
                 self._touch(line)
+        for ask, _ in list(self._asks.values()):
+            if ask.is_open:
+                self._show_ask(dataclasses.replace(ask, state=AskState.WITHDRAWN))
         self._settled = event
 
     _HANDLERS: ClassVar[dict[type, Callable[[Any, Any], None]]] = {
@@ -209,6 +262,8 @@ class TurnView:
         Restarted: _restarted,
         Retrying: _retrying,
         Asked: _asked,
+        AskOpened: _ask_opened,
+        AskClosed: _ask_closed,
         TurnEnded: _turn_ended,
         Settled: _settle,
     }
@@ -216,7 +271,7 @@ class TurnView:
     def give_up(self) -> None:
         """The content cannot be laid out (a bug of ours): only how it goes is shown from now on."""
         self._layout, self._tools, self._mark, self._preview, self._late = Layout(), {}, None, [], []
-        self._rendered, self._looks = [], []
+        self._rendered, self._looks, self._asks = [], [], {}
         self._broken = True
 
     # ---- look ----
@@ -259,7 +314,8 @@ class TurnView:
         if self.settled:
             return True
         committed = last if self._mark is None else min(last, self._mark.pages - 1)
-        return index < committed and not any(line.running for line in page.lines())
+        changes = (page.ask is not None and page.ask.open) or any(line.running for line in page.lines())
+        return index < committed and not changes
 
     def _closing(self) -> list[Block]:
         """What stands below the content: the status and buttons while it lasts, then how it ended and what it took."""
@@ -268,10 +324,17 @@ class TurnView:
             blocks.append((waiting_buttons if self._waits else stop_button)(self._turn_id))
         return blocks
 
+    def _doing(self) -> str:
+        if self._stopping:
+            return "Stopping…"
+        if self._waits and self._blocked:
+            return "Waiting: Claude has asked something above. I will start when that is answered and done."
+        return "Waiting for you…" if self.asking else self._status
+
     def _closing_lines(self) -> list[str]:
         lines = ["⚠️ Something went wrong on my side, this answer cannot be shown here."] if self._broken else []
         if self._settled is None:
-            return [*lines, f"⏳ {'Stopping…' if self._stopping else self._status}"]
+            return [*lines, f"⏳ {self._doing()}"]
         match self._settled.outcome:
             case Failed(reason):
                 lines.append(note(reason))
@@ -289,24 +352,15 @@ class TurnView:
 
 
 def _render(index: int, page: Page, closing: list[Block], final: bool) -> Part:
-    blocks: list[Block] = []
+    blocks: list[Block] = list(page.ask.blocks) if page.ask else []
     for piece in page.pieces:
         if isinstance(piece, ToolsPiece):
             blocks.append(context("\n".join(line.text() for line in piece.lines)))
-        elif text := _markdown(piece):
+        elif text := piece.text():
             blocks.append({"type": "markdown", "text": text})
     words = bool(blocks)
-    text = fallback(blocks or closing)
+    text = page.ask.text if page.ask else fallback(blocks or closing)
     blocks += closing
     if not blocks:  # a page of white space only
         blocks = [context("…")]
     return Part(index, tuple(blocks), text or "…", final, words)
-
-
-def _markdown(piece: TextPiece) -> str:
-    body = neutralise(piece.raw, piece.fence)
-    body = body.rstrip() if piece.ends_in is None else body.removesuffix("\n")
-    body = body.lstrip("\n") if piece.fence is None else f"{piece.fence.opener.replace('<', '')}\n{body}"
-    if piece.ends_in is not None:
-        body += f"\n{piece.ends_in.closer}"
-    return body if body.strip() else ""
