@@ -9,8 +9,9 @@ from config.logging import get_logger
 from sessions.link import Link, Shared
 from sessions.loss import note
 from sessions.recap import recap
-from sessions.types import Aside, Turn, TurnId
+from sessions.types import Aside, Turn, TurnId, TurnState
 from worklets.events import AgentEvent
+from worklets.slash import forgets
 
 log = get_logger(__name__)
 
@@ -89,6 +90,8 @@ async def _lost(shared: Shared, link: Link, turn: Turn) -> list[str]:
 async def _past(shared: Shared, link: Link, turn: Turn) -> list[str]:
     """The conversation so far, of which nothing is left in the worklet."""
     turns = [one for one in await shared.stored(lambda: shared.store.turns(turn.session_id)) if one.state.settled]
+    cleared = [at for at, one in enumerate(turns) if forgets(one.text) and one.state is TurnState.DONE]
+    turns = turns[cleared[-1] + 1 :] if cleared else turns
     events: dict[TurnId, Sequence[AgentEvent]] = {}
     size = 0
     for one in reversed(turns):
@@ -97,10 +100,11 @@ async def _past(shared: Shared, link: Link, turn: Turn) -> list[str]:
         if size > 2 * _RECAP:  # what is older would be left out anyway
             break
     said = recap(turns, events, _RECAP)
-    if not said and not link.session.summary:
+    summary = None if cleared else link.session.summary
+    if not said and not summary:
         return []
     head = (
         "[From Flow: this conversation was put away, and your workspace with it. What was said so far, as it was kept; "
         "files of that time are gone unless they come from the repository."
     )
-    return ["\n\n".join(part for part in (head, link.session.summary, said) if part) + "]"]
+    return ["\n\n".join(part for part in (head, summary, said) if part) + "]"]

@@ -3,6 +3,7 @@
 SessionError
 ├── SessionNotFound
 ├── ShuttingDown
+├── SessionBusy           what was asked for needs a session that is not working
 ├── StoreUnavailable      the database does not answer or is full
 ├── StoreBusy             another Flow uses the same data directory
 └── LeaseLost             another process took this session over
@@ -25,6 +26,12 @@ class ShuttingDown(SessionError):
     """Flow is restarting."""
 
     suggestion = "Send the message again in a moment."
+
+
+class SessionBusy(SessionError):
+    """Claude is working here."""
+
+    suggestion = "Stop it, or wait for the end of the answer, then try again."
 
 
 class StoreUnavailable(SessionError):

@@ -8,7 +8,7 @@ transcript, without a turn, and not shown: by then its turn is settled, and noth
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -79,6 +79,11 @@ class LiveSession:
     def ended(self) -> None:
         """Its task is over, however it ended."""
         self._answer_sleep(self._asleep)
+
+    async def ask(self, subtype: str, fields: Mapping[str, Any]) -> dict[str, Any] | None:
+        """A control request to the agent. None: there is no agent now. Raises AgentGone, AgentRefused, TimeoutError."""
+        agent = self._link.agent if self._link is not None else None
+        return await agent.request(subtype, **fields) if agent is not None else None
 
     def moved(self, session: Session) -> None:
         """The thread was opened."""

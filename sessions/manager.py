@@ -17,13 +17,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Literal, Protocol, Self, TypeAlias
+from typing import Any, Literal, Protocol, Self, TypeAlias
 
 from config.logging import get_logger
 from sessions.agents import AgentHost
+from sessions.controls import Controls
 from sessions.asks import Ask, AskId, Decision
 from sessions.edits import Edited
-from sessions.errors import LeaseLost, StoreUnavailable
+from sessions.errors import LeaseLost, SessionBusy, StoreUnavailable
 from sessions.events import Observer
 from sessions.holdings import Holdings
 from sessions.link import Patience, Shared
@@ -45,6 +46,7 @@ from sessions.types import (
     TurnId,
     TurnState,
 )
+from worklets.errors import AgentGone
 
 log = get_logger(__name__)
 list_ = list  # `Sessions.list` hides the builtin inside the class
@@ -82,6 +84,7 @@ class Sessions:
         self.store = store
         self.options = options or Options(store.db)
         self.transcript = Transcript(store.db, store.clock)
+        self.controls = Controls(store.db, store, self.transcript, store.clock)
         self._host = host
         self._bell = bell
         self._telling = Telling(store, self.transcript)
@@ -318,6 +321,40 @@ class Sessions:
     async def asks(self, *, session_id: SessionId | None = None, user_id: str | None = None) -> list_[Ask]:
         """What waits for people, of a session or of the sessions that somebody began; the oldest first."""
         return await self.store.asks.open_ones(session_id=session_id, user_id=user_id)
+
+    # -- change: what needs no turn ---------------------------------------------------------
+
+    async def ask_agent(self, session_id: SessionId, subtype: str, **fields: Any) -> dict[str, Any] | None:
+        """A control request to Claude's process, also while it works. None: the session has none in this program.
+
+        Raises AgentGone, AgentRefused, TimeoutError.
+        """
+        live = self._live.get(session_id)
+        return await live.ask(subtype, fields) if live is not None else None
+
+    async def choose_model(self, session_id: SessionId, model: str) -> Session:
+        """From now on, in the middle of a turn too; at the next prompt where another process runs the session.
+
+        Raises AgentRefused (nothing is changed then), SessionNotFound, StoreUnavailable.
+        """
+        try:
+            await self.ask_agent(session_id, "set_model", model=model)
+        except (AgentGone, TimeoutError) as error:
+            log.info("the model is set with the next prompt", session=session_id, why=repr(error))
+        return await self.controls.configure(session_id, model=model)
+
+    async def fork(self, session_id: SessionId, source_id: str, by: str) -> Session:
+        """A session of its own that goes on from here, on a copy of the workspace. It has no thread: see `opened`.
+
+        The same again for the same `source_id`. Raises SessionBusy, WorkletError, SessionNotFound, StoreUnavailable.
+        """
+        origin = await self.store.get(session_id)
+        if await self.store.next_turn(session_id) is not None:
+            raise SessionBusy
+        forked = await self.controls.fork(origin, source_id, by)
+        if origin.has_history and origin.retired_at is None:
+            await self._host.copy(origin.worklet, forked.worklet)
+        return forked
 
     async def _settled_elsewhere(self, turn: Turn) -> None:
         """The table has the turn's end already: its runner, if it was about it, and observers are told."""

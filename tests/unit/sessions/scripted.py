@@ -27,6 +27,7 @@ from worklets.events import (
 )
 from worklets.link import Refused
 from worklets.runtime import Worklet
+from worklets.slash import forgets
 
 Batch = tuple[Position, Sequence[AgentEvent]]
 
@@ -76,6 +77,8 @@ class Process:
         if self.mute:
             return None
         self.say(PromptTaken(prompt_id, "started"))
+        if forgets(text):
+            self.claude_session_id += "-anew"
         self.say(AgentReady(self.claude_session_id, "scripted", "2.1"))
         if not text.startswith("HOLD"):
             self.answer(text)

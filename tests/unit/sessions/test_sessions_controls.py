@@ -1,0 +1,178 @@
+"""What is said about a session without asking Claude anything: model, fork, cost, feedback; and Claude's commands."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+from conftest import THREAD, Heart
+from scripted import Process
+
+from sessions.errors import SessionBusy, SessionNotFound
+from sessions.tables import sessions
+from sessions.types import Aside, Done, Failed, SessionState, TurnId
+from worklets.claude import FORK_OF
+from worklets.errors import AgentGone, AgentRefused
+from worklets.events import TurnEnded, Usage
+
+
+async def test_a_model_is_chosen_at_once_and_kept_for_the_next_process(heart: Heart) -> None:
+    asked = await heart.ask("HOLD it")
+    process = await heart.process(asked)
+    await heart.sessions.choose_model(asked.session.id, "opus")
+    assert process.asked == [("set_model", {"model": "opus"})]
+    process.answer("done")
+    await heart.settled(asked)
+    await heart.sessions.sleep(asked.session.id)
+    await heart.settled(await heart.ask("again"))
+    woken = heart.host.processes[asked.session.worklet]
+    assert woken is not process
+    assert woken.asked == [("set_model", {"model": "opus"})]
+    await heart.settled(await heart.ask("and again"))
+    assert len(woken.asked) == 1, "a process is told once"
+
+
+async def test_a_sleeping_session_keeps_the_model_for_its_next_start(heart: Heart) -> None:
+    asked = await heart.ask("one")
+    await heart.settled(asked)
+    await heart.sessions.sleep(asked.session.id)
+    assert await heart.sessions.ask_agent(asked.session.id, "get_usage") is None
+    assert (await heart.sessions.choose_model(asked.session.id, "haiku")).model == "haiku"
+    await heart.settled(await heart.ask("two"))
+    assert heart.host.processes[asked.session.worklet].asked == [("set_model", {"model": "haiku"})]
+
+
+async def test_a_model_that_the_cli_refuses_changes_nothing(heart: Heart) -> None:
+    asked = await heart.ask("one")
+    await heart.settled(asked)
+    process = heart.host.processes[asked.session.worklet]
+    process.replies["set_model"] = AgentRefused("Claude refused: no such model")
+    with pytest.raises(AgentRefused):
+        await heart.sessions.choose_model(asked.session.id, "opus")
+    assert (await heart.sessions.get(asked.session.id)).model is None
+
+
+async def test_a_model_that_cannot_be_had_at_the_start_fails_the_turn_with_the_reason(heart: Heart) -> None:
+    def refuses(process: Process) -> None:
+        process.replies["set_model"] = AgentRefused("Claude refused: no such model")
+
+    heart.host.on_start = refuses
+    asked = await heart.ask("one", model="opus")
+    outcome = await heart.settled(asked)
+    assert outcome == Failed("Claude refused: no such model")
+    assert heart.host.processes[asked.session.worklet].prompts == []
+
+
+async def test_an_agent_that_is_gone_leaves_the_model_to_the_next_one(heart: Heart) -> None:
+    asked = await heart.ask("one")
+    await heart.settled(asked)
+    heart.host.processes[asked.session.worklet].replies["set_model"] = AgentGone()
+    assert (await heart.sessions.choose_model(asked.session.id, "opus")).model == "opus"
+
+
+async def test_a_command_of_the_cli_goes_alone_and_what_was_said_waits(heart: Heart) -> None:
+    asked = await heart.ask("one")
+    await heart.settled(asked)
+    await heart.sessions.overheard([Aside(THREAD, "C1:x", "1700000150.000000", "U2", "jonas", "the blue one")])
+    first = await heart.ask("/compact focus", ts="1700000160.000000")
+    assert await heart.settled(first) == Done()
+    await heart.settled(await heart.ask("two", ts="1700000170.000000"))
+    process = heart.host.processes[asked.session.worklet]
+    assert [text for _, text in process.prompts] == ["one", "/compact focus", "two"]
+    assert process.contexts[1] == ()
+    assert "jonas: the blue one" in process.contexts[2][0]
+
+
+async def test_after_a_new_beginning_its_own_conversation_is_resumed(heart: Heart) -> None:
+    asked = await heart.ask("one")
+    await heart.settled(asked)
+    await heart.settled(await heart.ask("/clear"))
+    session = await heart.sessions.get(asked.session.id)
+    assert session.claude_session_id == f"{asked.session.id}-anew"
+    await heart.sessions.sleep(session.id)
+    await heart.settled(await heart.ask("two"))
+    assert heart.host.opened[-1]["claude_session_id"] == f"{asked.session.id}-anew"
+
+
+async def test_what_was_forgotten_is_not_told_again_when_the_volume_is_lost(heart: Heart) -> None:
+    asked = await heart.ask("the old matter")
+    await heart.settled(asked)
+    await heart.settled(await heart.ask("/clear"))
+    await heart.settled(await heart.ask("the new matter"))
+    await heart.sessions.sleep(asked.session.id)
+    await heart.host.destroy(asked.session.worklet)
+    await heart.settled(await heart.ask("go on"))
+    (told,) = heart.host.processes[asked.session.worklet].contexts[-1]
+    assert "the new matter" in told
+    assert "the old matter" not in told
+
+
+async def test_a_fork_goes_on_from_a_copy_and_is_made_once(heart: Heart) -> None:
+    asked = await heart.ask("one", model="opus")
+    await heart.settled(asked)
+    forked = await heart.sessions.fork(asked.session.id, "C1:word", "U7")
+    assert (await heart.sessions.fork(asked.session.id, "C1:word", "U7")).id == forked.id
+    assert set(heart.host.copied) == {(asked.session.worklet, forked.worklet)}
+    assert (forked.user_id, forked.state, forked.thread.thread_ts) == ("U7", SessionState.ASLEEP, None)
+    assert (forked.model, forked.fork_of) == ("opus", asked.session.id)
+    await heart.sessions.opened(forked.id, "1700009999.000000")
+    await heart.settled(await heart.ask("and now", "1700009999.000000", starts=False))
+    opened = heart.host.opened[-1]
+    assert (opened["name"], opened["claude_session_id"], opened["has_history"]) == (forked.worklet, forked.id, True)
+    assert opened["env"][FORK_OF] == asked.session.id
+    await heart.settled(await heart.ask("/clear", "1700009999.000000", starts=False))
+    await heart.sessions.sleep(forked.id)
+    await heart.settled(await heart.ask("later", "1700009999.000000", starts=False))
+    assert FORK_OF not in heart.host.opened[-1]["env"], "it began anew: nothing of the origin comes back"
+
+
+async def test_a_fork_of_a_working_session_is_refused(heart: Heart) -> None:
+    asked = await heart.ask("HOLD it")
+    process = await heart.process(asked)
+    with pytest.raises(SessionBusy):
+        await heart.sessions.fork(asked.session.id, "C1:word", "U7")
+    process.answer("done")
+    await heart.settled(asked)
+
+
+async def test_a_fork_of_a_session_without_a_volume_is_told_what_was_said(heart: Heart) -> None:
+    asked = await heart.ask("the blue commit")
+    await heart.settled(asked)
+    await heart.sessions.sleep(asked.session.id)
+    await heart.host.destroy(asked.session.worklet)
+    async with heart.db.transaction() as connection:
+        retired = sa.update(sessions).where(sessions.c.id == asked.session.id)
+        await connection.execute(retired.values(retired_at=heart.sessions.store.clock()))
+    forked = await heart.sessions.fork(asked.session.id, "C1:word", "U7")
+    assert heart.host.copied == []
+    await heart.sessions.opened(forked.id, "1700009999.000000")
+    await heart.settled(await heart.ask("and now", "1700009999.000000", starts=False))
+    (told,) = heart.host.processes[forked.worklet].contexts[0]
+    assert "the blue commit" in told
+
+
+async def test_what_a_session_has_cost_is_the_sum_of_its_turns(heart: Heart) -> None:
+    asked = await heart.ask("HOLD one")
+    for usage in (Usage(10, 20, 30, 40, 0.25), Usage(1, 2, 3, 4, 0.5), Usage()):
+        process = await heart.process(asked)
+        assert process.running is not None
+        process.say(TurnEnded("done", (process.running,), usage, 1.0))
+        process.running = None
+        await heart.settled(asked)
+        asked = await heart.ask("HOLD another")
+    assert await heart.sessions.controls.spent(asked.session.id) == (3, Usage(11, 22, 33, 44, 0.75))
+    process = await heart.process(asked)
+    process.say(TurnEnded("done", (process.running or "",), Usage(5, 5), 1.0))
+    await heart.settled(asked)
+    assert await heart.sessions.controls.spent(asked.session.id) == (4, Usage(16, 27, 33, 44, None))
+
+
+async def test_everybody_has_one_opinion_of_an_answer(heart: Heart) -> None:
+    asked = await heart.ask("one")
+    controls = heart.sessions.controls
+    await controls.rate(asked.turn.id, "U1", True)
+    await controls.rate(asked.turn.id, "U2", True)
+    await controls.rate(asked.turn.id, "U1", False)
+    assert await controls.ratings(asked.turn.id) == {"U1": False, "U2": True}
+    with pytest.raises(SessionNotFound):
+        await controls.rate(TurnId("none"), "U1", True)
+    await heart.settled(asked)
