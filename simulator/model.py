@@ -19,7 +19,21 @@ from aiohttp import web
 from simulator import model_demo
 from simulator.model_reply import Reply
 from simulator.model_request import Conversation, is_side_request, read, tokens
-from simulator.model_script import CallTool, Cut, Fail, Hold, Pause, Recall, Say, Step, Think, parse, reply, words
+from simulator.model_script import (
+    PLAN_FILE,
+    CallTool,
+    Cut,
+    Fail,
+    Hold,
+    Pause,
+    Recall,
+    Say,
+    Step,
+    Think,
+    parse,
+    reply,
+    words,
+)
 
 _ERROR_TYPES = {
     400: "invalid_request_error",
@@ -177,7 +191,10 @@ class ScriptedModel:
             case Think(text):
                 await answer.thinking(text)
             case CallTool(name, arguments):
-                await answer.tool(name, arguments)
+                given = {
+                    key: conversation.plan_file if value == PLAN_FILE else value for key, value in arguments.items()
+                }
+                await answer.tool(name, given)
             case Pause(seconds):
                 await asyncio.sleep(seconds)
             case Hold(name):

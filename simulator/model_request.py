@@ -6,10 +6,13 @@ messages of a failed or interrupted turn into one; so the prompt is the last tex
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
 _REMINDER, _REMINDER_END = "<system-reminder>", "</system-reminder>"
+_PLAN_FILE = re.compile(r"/[^\s\"\\]+/plans/[^\s\"\\/]+\.md")
 _INTERRUPTED = "[Request interrupted by user"
 
 
@@ -20,6 +23,7 @@ class Conversation:
     prompt: str
     earlier: tuple[str, ...]
     results: tuple[str, ...]  # of the tools called since the prompt
+    plan_file: str = ""  # where the CLI said last that a plan belongs
 
     @property
     def key(self) -> str:
@@ -39,7 +43,9 @@ def read(body: dict[str, Any]) -> Conversation:
             elif text := _persons_text(block):
                 texts.append(text)
                 results = []
-    return Conversation(texts[-1] if texts else "", tuple(texts[:-1]), tuple(results))
+    plan_files = _PLAN_FILE.findall(json.dumps(body.get("messages", [])))
+    plan_file = plan_files[-1] if plan_files else ""
+    return Conversation(texts[-1] if texts else "", tuple(texts[:-1]), tuple(results), plan_file)
 
 
 def is_side_request(body: dict[str, Any]) -> bool:

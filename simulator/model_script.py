@@ -22,12 +22,16 @@ BASH <command>         a call of the Bash tool
 WRITE <path> <text>    a call of the Write tool
 READ <path>            a call of the Read tool
 TOOL <name> <json>     a call of any tool, with this input
+ASK <question> | <a> | <b> …   a call of AskUserQuestion
+PLAN <markdown>        enters plan mode, writes the plan and shows it (\\n makes a new line)
 RECALL                 lists all earlier messages of the conversation
 SLOW <ms>              delay of each chunk that follows
 WAIT <ms>              a pause
 HOLD <name>            keeps the reply open until it is released
 ERROR <status> [<n>]   an API error, n times (always, if n is not given)
 CUT                    the connection breaks here, once"""
+
+PLAN_FILE = "<plan file>"  # as a path in a tool's input: the file that the CLI has named for the plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +103,21 @@ def _any_tool(name: str, text: str) -> CallTool | None:
         return None
 
 
-#: What each directive's line looks like, and the step it makes of the match and the current delay.
-_DIRECTIVES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], float], Step | None]], ...] = (
+def _question(text: str) -> CallTool:
+    question, *options = (part.strip() for part in text.split("|"))
+    given = [{"label": option, "description": f"Choose {option}"} for option in options]
+    asked = {"question": question, "header": question.split()[0][:12], "options": given, "multiSelect": False}
+    return CallTool("AskUserQuestion", {"questions": [asked]})
+
+
+def _make_plan(markdown: str) -> list[Step]:
+    """As Claude does it: the plan is a file whose path the CLI has named, and ExitPlanMode shows that file."""
+    plan = {"file_path": PLAN_FILE, "content": markdown.replace("\\n", "\n")}
+    return [CallTool("EnterPlanMode", {}), CallTool("Write", plan), CallTool("ExitPlanMode", {})]
+
+
+#: What each directive's line looks like, and what it makes of the match and the current delay.
+_DIRECTIVES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], float], Step | list[Step] | None]], ...] = (
     (re.compile(r"SAY (.+)"), lambda m, slow: Say(words(m[1].replace("\\n", "\n")), slow)),
     (re.compile(r"WORDS (\d+)(?: (\d+))?"), lambda m, slow: _count(m[1], m[2], slow)),
     (re.compile(r"CODE (\d+)"), lambda m, slow: _code(int(m[1]), slow)),
@@ -109,6 +126,8 @@ _DIRECTIVES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], float], Step 
     (re.compile(r"WRITE (\S+) (.+)"), lambda m, _: CallTool("Write", {"file_path": m[1], "content": m[2]})),
     (re.compile(r"READ (\S+)"), lambda m, _: CallTool("Read", {"file_path": m[1]})),
     (re.compile(r"TOOL (\w+) (\{.*\})"), lambda m, _: _any_tool(m[1], m[2])),
+    (re.compile(r"ASK ([^|]+(?:\|[^|]+){2,4})"), lambda m, _: _question(m[1])),
+    (re.compile(r"PLAN (.+)"), lambda m, _: _make_plan(m[1])),
     (re.compile(r"RECALL"), lambda _, slow: Recall(slow)),
     (re.compile(r"WAIT (\d+)"), lambda m, _: Pause(int(m[1]) / 1000)),
     (re.compile(r"HOLD (\S+)"), lambda m, _: Hold(m[1])),
@@ -131,7 +150,7 @@ def _steps(prompt: str) -> Iterator[Step]:
             continue
         for pattern, make in _DIRECTIVES:
             if (match := pattern.fullmatch(line)) and (step := make(match, slow)) is not None:
-                yield step
+                yield from step if isinstance(step, list) else [step]
                 break
 
 
