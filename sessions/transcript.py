@@ -16,6 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from config.text import well_formed
+from sessions import costs
 from sessions.db import Database
 from sessions.leases import Lease, mine
 from sessions.store import Clock, utcnow
@@ -51,7 +52,8 @@ class Transcript:
     ) -> Session:
         """Stores what came from `at` in the journal, and the position to attach at (None: as before); one transaction.
 
-        Harmless when repeated. AgentReady also tells which conversation to resume. Raises LeaseLost, StoreUnavailable.
+        What it says of money goes into the account (sessions/costs.py), AgentReady also tells which conversation to
+        resume. Harmless when repeated. Raises LeaseLost, StoreUnavailable.
         """
         now = self._clock()
         rows = [
@@ -77,6 +79,7 @@ class Transcript:
             session = session_of(lease.held((await connection.execute(statement)).one_or_none()))
             # Rows beside the statement, not in it: so SQLAlchemy compiles it once, whatever their number.
             await connection.execute(self._db.insert(events_table).on_conflict_do_nothing(), rows)
+            await costs.record(self._db, connection, session, at, events, now)
         return session
 
     async def read(

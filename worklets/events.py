@@ -124,6 +124,13 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """One answer of the API has ended. Provisional and without a price: the turn's end tells what all of it cost."""
+
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
 class TurnEnded:
     """`result`: the turn is over. `prompt_ids` are the uuids it answered (empty: a turn nobody asked for).
 
@@ -165,6 +172,7 @@ AgentEvent: TypeAlias = (
     | Retrying
     | Asked
     | AskWithdrawn
+    | Spent
     | TurnEnded
     | AgentExited
     | Restarted
@@ -177,7 +185,7 @@ _BY_NAME: dict[str, type[Any]] = {
     c.__name__: c
     for c in (
         AgentReady, PromptTaken, TextDelta, PreviewVoided, Text, Thinking, ToolStarted,
-        ToolFinished, Retrying, Asked, AskWithdrawn, TurnEnded, AgentExited, Restarted,
+        ToolFinished, Retrying, Asked, AskWithdrawn, Spent, TurnEnded, AgentExited, Restarted,
     )
 }  # fmt: skip
 
@@ -191,8 +199,9 @@ def load(data: dict[str, Any]) -> AgentEvent:
     """The inverse of `dump`. Raises KeyError for an unknown type."""
     data = dict(data)
     cls = _BY_NAME[data.pop("type")]
-    if cls is TurnEnded:
+    if cls in (Spent, TurnEnded):
         data["usage"] = Usage(**data["usage"])
+    if cls is TurnEnded:
         data["prompt_ids"] = tuple(data["prompt_ids"])
     event: AgentEvent = cls(**data)
     return event

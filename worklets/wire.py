@@ -26,10 +26,10 @@ from worklets.events import (
     ToolFinished,
     ToolStarted,
     TurnEnded,
-    Usage,
 )
 from worklets.lines import is_sound, parse
 from worklets.slash import is_command
+from worklets.usage import Spending, of_result
 
 log = get_logger(__name__)
 
@@ -51,6 +51,7 @@ class Decoder:
 
     def __init__(self) -> None:
         self._message: str | None = None  # id of the message being streamed
+        self._spending = Spending()
         self._preview = False  # preview text was told that is neither committed nor void
         self._error_kind: str | None = None
         self._refused = False  # the API refused the credential in this turn
@@ -88,12 +89,15 @@ class Decoder:
         kind = event.get("type")
         if line.get("parent_tool_use_id"):
             return []
+        if kind == "message_delta":
+            return self._spending.ended(event)
         if kind == "content_block_delta":
             text = event["delta"].get("text", "") if event["delta"].get("type") == "text_delta" else ""
             self._preview = self._preview or bool(text)
             return [TextDelta(text)] if text else []
         if kind == "message_start":
             self._message = event["message"].get("id")
+            self._spending.began(event["message"])
             return self._void()
         if kind == "content_block_start" and event["content_block"].get("type") == "thinking":
             return [Thinking()]
@@ -110,7 +114,8 @@ class Decoder:
             return [] if self._error_kind else _answers(message)
         blocks = message.get("content") or []
         if parent:
-            return [_tool_started(block, parent) for block in blocks if block.get("type") == "tool_use"]
+            spent = self._spending.of_subagent(message)
+            return spent + [_tool_started(block, parent) for block in blocks if block.get("type") == "tool_use"]
         events: list[AgentEvent] = []
         is_other = self._message is not None and message.get("id") != self._message
         if is_other and not any(block.get("type") == "text" for block in blocks):
@@ -154,7 +159,7 @@ class Decoder:
         ended = TurnEnded(
             outcome="done",
             prompt_ids=tuple(map(str, line.get("user_message_uuids") or ())),
-            usage=_usage(line),
+            usage=of_result(line),
             duration=(line.get("duration_ms") or 0) / 1000,
         )
         if line.get("is_error"):
@@ -213,23 +218,6 @@ def _plain(content: Any) -> str:
         return content
     parts = [block.get("text", f"[{block.get('type')}]") for block in content or []]
     return "\n".join(parts)
-
-
-def _usage(result: Line) -> Usage:
-    """Exact since the previous result, sub-agents included; the CLI's `usage` is zero after an interrupt."""
-    models = list((result.get("model_usage_since_last_result") or {}).values())
-    costs = [model.get("costUSD") for model in models]
-
-    def total(name: str) -> int:
-        return sum(model.get(name) or 0 for model in models)
-
-    return Usage(
-        input_tokens=total("inputTokens"),
-        output_tokens=total("outputTokens"),
-        cache_read_tokens=total("cacheReadInputTokens"),
-        cache_write_tokens=total("cacheCreationInputTokens"),
-        cost=None if not costs or None in costs else sum(c for c in costs if c is not None),
-    )
 
 
 def _ended(ended: TurnEnded, outcome: Any, error: str | None) -> TurnEnded:
