@@ -20,6 +20,7 @@ from sessions.askstore import AskStore
 from sessions.db import Connection, Database
 from sessions.edits import Edits, one_by_one, overtaken
 from sessions.errors import SessionError, SessionNotFound
+from sessions.filestore import FileStore, attach
 from sessions.leases import Lease, mine
 from sessions.lookup import Lookup, in_thread
 from sessions.tables import OPEN, session_of, sessions, turn_of, turns
@@ -74,6 +75,7 @@ class Store(Lookup):
         self.edits = Edits(db)
         self.asides = Asides(db)
         self.asks = AskStore(db)
+        self.files = FileStore(db)
         self.clock = clock
 
     # -- what comes in ---------------------------------------------------------
@@ -107,6 +109,8 @@ class Store(Lookup):
         session = found.session if found else await self._insert_session(connection, prompt)
         edited_ts = edited.edited_ts if edited else None
         turn = await self._insert_turn(connection, session.id, prompt, edited_ts, look(session, prompt.user_id))
+        if prompt.files:
+            await attach(connection, turn.id, prompt.files)
         submitted = Submitted(session, turn, fresh=True, new_session=found is None)
         return Stored(submitted, found.ahead if found else 0, found.holder if found else None)
 

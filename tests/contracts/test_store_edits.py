@@ -76,7 +76,7 @@ async def amend(store: Store, ts: str, text: str | None, edited_ts: str) -> Any:
 async def begin(store: Store, one: Any, owner: str = "me") -> Any:
     got = await store.leases.acquire(one.session.id, owner, 30)
     assert got is not None
-    assert await store.begin(got[0], one.turn.id, "box", fresh=True)
+    assert await store.begin(got[0], one.turn.id, "box", attempts=1)
     return got[0]
 
 
@@ -258,9 +258,10 @@ async def test_each_process_that_has_the_prompt_counts(store: Store) -> None:
     one = await submit(store, "1700000001.000000")
     lease = await begin(store, one)
     await store.begin(lease, one.turn.id, "box")
-    again = await store.begin(lease, one.turn.id, "other box", fresh=True)
-    assert again is not None
-    assert again[1].attempts == 2
+    for _ in range(2):  # the answer to the first was lost
+        again = await store.begin(lease, one.turn.id, "other box", attempts=2)
+        assert again is not None
+        assert again[1].attempts == 2
 
 
 async def test_submitting_tells_who_holds_the_session(store: Store) -> None:

@@ -72,7 +72,7 @@ class House:
         session, turn = stored.submitted.session, stored.submitted.turn
         got = await self.store.leases.acquire(session.id, "runner", 30)
         assert got is not None
-        await self.store.begin(got[0], turn.id, "container", fresh=True)
+        await self.store.begin(got[0], turn.id, "container", attempts=1)
         await self.store.set_state(got[0], SessionState.WORKING, retired_at=None, archived_at=None)  # as a run does
         ended = TurnEnded("done", (turn.id,), Usage(1, 2), 0.5, None)
         for seq, event in enumerate((Text(said), ended), got[0].fence * 10):
