@@ -111,6 +111,12 @@ class Answer:
         messages = [self.messages.get(part.index) for part in self.parts()]
         return any(message is None or (message.ts is None and not message.lost) for message in messages)
 
+    @property
+    def lacks_ask(self) -> bool:
+        """Claude waits for people who cannot see it yet."""
+        messages = [self.messages.get(index) for index in self.view.ask_parts()]
+        return any(message is None or (message.ts is None and not message.lost) for message in messages)
+
     def _surplus_action(self, count: int) -> Action | None:
         """Messages that the final look has no use for are taken away; those that may be there are looked for."""
         for index, message in sorted(self.messages.items()):

@@ -65,11 +65,12 @@ def actions(*buttons: Block) -> Block:
 
 
 def sectioned(part: Part) -> Part:
-    """The same words in sections of plain text, which Slack has no way to misread."""
+    """The same words in sections of plain text, which Slack has no way to misread; and the buttons."""
     blocks: list[Block] = []
     for piece in _pieces("\n\n".join(_texts(part.blocks)), 2_900):
         blocks.append({"type": "section", "text": {"type": "plain_text", "text": piece, "emoji": False}})
-    return Part(part.index, tuple(blocks[:45]), part.text, part.final, part.words)
+    blocks = [*blocks[:40], *(block for block in part.blocks if block["type"] == "actions")]
+    return Part(part.index, tuple(blocks), part.text, part.final, part.words)
 
 
 def plain(part: Part) -> Part:
@@ -98,7 +99,13 @@ def _texts(blocks: tuple[Block, ...]) -> list[str]:
             found += [_unescape(element["text"]) for element in block["elements"]]
         elif block["type"] == "section":
             found.append(_unescape(block["text"]["text"]))
+        elif block["type"] == "rich_text":
+            found += [_rich(element) for element in block["elements"]]
     return found
+
+
+def _rich(element: Block) -> str:
+    return str(element["text"]) if "text" in element else "".join(map(_rich, element.get("elements", [])))
 
 
 def _unescape(text: str) -> str:

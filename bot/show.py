@@ -13,7 +13,7 @@ from bot.renderer import TurnView
 from bot.schedule import Clock
 from bot.store import MessageStore
 from config.logging import get_logger
-from sessions.events import LifeEvent, Queued, Released
+from sessions.events import AskClosed, AskOpened, LifeEvent, Queued, Released, Settled
 from sessions.manager import Sessions
 from sessions.types import Session, SessionId, Turn, TurnId
 from worklets.events import AgentEvent, TextDelta
@@ -60,11 +60,25 @@ class Show:
                 return
             answer = self._answers[turn.id] = self._new_answer(session, turn)
             answer.view.apply(event)
+            answer.view.block(any(other.view.asking for other in self._of(session.id)))
             self.outbox.add(answer)
         elif answer.view.apply(event):
             self.outbox.changed(turn.id)
+            if isinstance(event, AskOpened | AskClosed | Settled):
+                self._block(session.id)
             if isinstance(event, TextDelta):  # only live: previews are not in the transcript
                 self.outbox.heard(turn.id)
+
+    def _block(self, session_id: SessionId) -> None:
+        """Those that wait say whether they wait for people."""
+        answers = self._of(session_id)
+        asking = any(answer.view.asking for answer in answers)
+        for answer in answers:
+            if answer.view.block(asking):
+                self.outbox.changed(answer.turn_id)
+
+    def _of(self, session_id: SessionId) -> list[Answer]:
+        return [answer for answer in self._answers.values() if answer.session_id == session_id]
 
     def _new_answer(self, session: Session, turn: Turn) -> Answer:
         thread = session.thread
