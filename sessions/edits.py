@@ -5,6 +5,7 @@ Slack may tell of an edit before it tells of the message: then the edit is kept,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -13,18 +14,20 @@ import sqlalchemy as sa
 
 from config.text import well_formed
 from sessions.db import Connection, Database
+from sessions.filestore import attach
 from sessions.tables import OPEN, amendments, asides, events, turn_of, turns
-from sessions.types import Prompt, SessionId, Turn, TurnId, TurnState
+from sessions.types import Attached, Prompt, SessionId, Turn, TurnId, TurnState
 
 _LATE = 3600.0  # seconds: an edit of an older message overtakes nothing
 
 
 @dataclass(frozen=True, slots=True)
 class Edited:
-    """`text` None: the message was deleted."""
+    """`text` None: the message was deleted. `files` None: those it had."""
 
     text: str | None
     edited_ts: str
+    files: Sequence[Attached] | None = None
 
 
 class Edits:
@@ -58,6 +61,8 @@ class Edits:
         else:
             statement = statement.values(text=edited.text, edited_ts=edited.edited_ts)
         row = (await connection.execute(statement.returning(*turns.c))).one_or_none()
+        if row is not None and edited.files is not None:
+            await attach(connection, row.id, edited.files)
         return turn_of(row) if row else None
 
     async def _amend_aside(self, connection: Connection, source: tuple[str, str, str], edited: Edited) -> bool:

@@ -25,13 +25,24 @@ class ThreadId:
 
 
 @dataclass(frozen=True, slots=True)
+class Attached:
+    """A file that came with a message. `id` and `url` are the door's, to fetch it by; `size` in bytes (0: unknown)."""
+
+    id: str
+    name: str
+    mimetype: str = ""
+    size: int = 0
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """What somebody asked, as a door submits it.
 
     `source_id` names the asking message once and for all, e.g. "C1:1700000000.000100" (channel and ts) or
     "cmd:<trigger id>"; with the thread it is the key under which a redelivery is recognised. `ts` gives the
     order among turns ("<seconds>.<6 digits>"). `starts` False: only continues a session that exists.
-    What comes after it is for the session that it starts.
+    `repository`, `branch`, `model` and `mode` are for the session that it starts.
     """
 
     thread: ThreadId
@@ -44,6 +55,7 @@ class Prompt:
     branch: str | None = None
     model: str | None = None
     mode: str | None = None
+    files: tuple[Attached, ...] = ()
 
 
 class SessionState(StrEnum):
@@ -95,6 +107,7 @@ class Session:
     model: str | None = None  # the CLI's name of it; None: the one that Flow was started with
     fork_of: str | None = None  # Claude's id of the conversation that it goes on from, on a copy of its volume
     mode: str | None = None  # permission mode: auto, ask or plan; None: as the settings say
+    mode_before: str | None = None  # of plan: the mode that an approved plan goes back to
 
 
 @dataclass(frozen=True, slots=True)

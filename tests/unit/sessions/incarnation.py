@@ -108,10 +108,10 @@ class AgentReach:
             await self._program.power.on()
             yield batch
 
-    async def send(self, prompt_id: str, text: str, context: Sequence[str] = ()) -> None:
+    async def send(self, prompt_id: str, text: str, context: Sequence[str] = (), pictures: Sequence[Any] = ()) -> None:
         await self._program.power.on()
         self._program.world.sent(self._program, self._agent.process, prompt_id, text, context)
-        await self._agent.send(prompt_id, text, context)
+        await self._agent.send(prompt_id, text, context, pictures)
 
     async def close(self) -> None:
         await self._program.power.on()

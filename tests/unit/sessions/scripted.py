@@ -26,6 +26,7 @@ from worklets.events import (
     Usage,
 )
 from worklets.link import Refused
+from worklets.pictures import Picture
 from worklets.runtime import Worklet
 from worklets.slash import forgets
 
@@ -46,6 +47,7 @@ class Process:
     journal: list[Sequence[AgentEvent]] = field(default_factory=list)
     prompts: list[tuple[str, str]] = field(default_factory=list)
     contexts: list[tuple[str, ...]] = field(default_factory=list)  # what was told before each of them
+    pictures: list[tuple[Picture, ...]] = field(default_factory=list)  # what was shown before each of them
     ending: str | None = None  # what the runtime knows of its end
     running: str | None = None
     dead: bool = False
@@ -65,8 +67,9 @@ class Process:
         self.journal.append(events)
         self.news.set()
 
-    def take(self, prompt_id: str, text: str, context: Sequence[str]) -> None:
+    def take(self, prompt_id: str, text: str, context: Sequence[str], pictures: Sequence[Picture] = ()) -> None:
         self.prompts.append((prompt_id, text))
+        self.pictures.append(tuple(pictures))
         self.contexts.append(tuple(context))
         if prompt_id == self.running or prompt_id in self.volume:
             return self.say(PromptTaken(prompt_id, "completed"))
@@ -154,10 +157,12 @@ class ScriptedAgent:
         self.earlier = ()
         self._host.put_aside.pop(self.process.name, None)
 
-    async def send(self, prompt_id: str, text: str, context: Sequence[str] = ()) -> None:
+    async def send(
+        self, prompt_id: str, text: str, context: Sequence[str] = (), pictures: Sequence[Picture] = ()
+    ) -> None:
         if self.process.dead:
             raise AgentGone
-        self.process.take(prompt_id, text, context)
+        self.process.take(prompt_id, text, context, pictures)
 
     async def interrupt(self, timeout: float = 10.0) -> None:
         if self.process.dead:
@@ -201,6 +206,7 @@ class ScriptedHost:
         self.copied: list[tuple[str, str]] = []
         self.put_aside: dict[str, list[Process]] = {}  # whose last words were not stored yet, by worklet
         self._volumes: dict[str, set[str]] = {}
+        self.workspaces: dict[str, dict[str, bytes]] = {}  # path → content, by worklet
 
     async def open(self, name: str, **wanted: Any) -> ScriptedAgent:
         self.opened.append({"name": name, **wanted})
@@ -254,9 +260,18 @@ class ScriptedHost:
         self.copied.append((source, name))
         self._volumes.setdefault(name, set(self._volumes[source]))
 
+    async def taken(self, name: str, paths: Sequence[str]) -> set[str]:
+        return set(paths) & set(self.workspaces.get(name, {}))
+
+    async def place(self, name: str, files: Mapping[str, Path]) -> None:
+        workspace = self.workspaces.setdefault(name, {})
+        for path, source in files.items():
+            workspace[path] = source.read_bytes()
+
     async def destroy(self, name: str) -> None:
         await self.close(name)
         self._volumes.pop(name, None)
+        self.workspaces.pop(name, None)
 
     async def running(self) -> Mapping[str, Worklet]:
         if self.unavailable:
