@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from bot.markdown import clean, clip, escape
-from bot.parts import Block, Part, actions, button, fallback, section
+from bot.parts import Block, Part, actions, button, context, fallback, section
 from sessions.types import TurnId
 from worklets.events import Usage
 
@@ -13,6 +13,8 @@ from worklets.events import Usage
 STOP_TURN = "stop_turn"
 NOW, TAKE_BACK = "now", "take_back"
 CONTINUE, START_OVER, LEAVE = "cut_continue", "cut_again", "cut_leave"
+RETRY, GO_ON, COPY = "turn_retry", "turn_continue", "turn_copy"
+UP, DOWN = "turn_up", "turn_down"
 
 _NOTE_ROOM = 600
 
@@ -25,10 +27,30 @@ def waiting_buttons(turn_id: TurnId) -> Block:
     return actions(button(NOW, "Now", turn_id), button(TAKE_BACK, "Take back", turn_id))
 
 
+def finished_buttons(turn_id: TurnId) -> Block:
+    """Below an answer that is over. They come with its last edit and stay: an older message costs no edit for them.
+
+    Slack's own feedback_buttons are shown in agent views only for certain, so these are plain ones.
+    """
+    return actions(
+        button(RETRY, "Retry", turn_id),
+        button(GO_ON, "Continue", turn_id),
+        button(COPY, "Copy as file", turn_id),
+        button(UP, "👍", turn_id),
+        button(DOWN, "👎", turn_id),
+    )
+
+
 def cut_part(index: int, reason: str, turn_id: TurnId | None) -> Part:
     """The question how to go on, as a message of its own: a new one notifies people, an edit does not."""
     blocks = cut_question(reason, turn_id)
     return Part(index, tuple(blocks), fallback(blocks), True)
+
+
+def ended_part(index: int, user_id: str, done: bool) -> Part:
+    """A short message that notifies who asked."""
+    text = f"{person(user_id)} {'That is done.' if done else 'That failed: see above.'}"
+    return Part(index, (context(text),), text, True)
 
 
 def cut_question(reason: str, turn_id: TurnId | None) -> list[Block]:

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 
 from bot.asking import AskMessage
 from bot.markdown import Cut, Measure, Open, cut, measure, render
-from bot.toollines import ToolLine
+from bot.toollines import DIFFS, ToolLine
 
 # Slack: 12,000 characters over all markdown blocks of a message, about 13,200 over all blocks, 50 blocks where each
 # heading and rule inside Markdown counts as one. What is left free holds the status or the footer.
 MARKDOWN_ROOM = 11_200
-TOTAL_ROOM = 11_700
+TOTAL_ROOM = 11_400
 ITEM_ROOM = 40
 TOOLS_ROOM = 1_900  # of one context element
 _LEAST = 800  # less room than this is not worth starting a text in
@@ -42,6 +42,7 @@ class ToolsPiece:
 
     lines: list[ToolLine] = field(default_factory=list)
     room: int = 0
+    buttons: int = 0  # that its lines may get
 
 
 @dataclass(slots=True)
@@ -180,16 +181,42 @@ class Layout:
     def add_tool(self, line: ToolLine) -> None:
         """A line after everything else; no text may be open."""
         piece = self.pages[-1].pieces[-1] if self.pages and self.pages[-1].pieces else None
-        room = line.room + 1
-        if not (isinstance(piece, ToolsPiece) and piece.room + room <= TOOLS_ROOM and self._fits(self.pages[-1], room)):
-            page = self._page_for(0, room, 1)
+        room, page = line.room + 1, self.pages[-1] if self.pages else None
+        row = int(bool(line.label))  # a tool that changes a file has a button, in a row below the lines
+        if not (
+            isinstance(piece, ToolsPiece)
+            and page is not None
+            and piece.room + room <= TOOLS_ROOM
+            and piece.buttons + row <= DIFFS
+            and self._fits(page, room, items=row)
+        ):
+            page = self._page_for(0, room, 1 + row)
             piece = ToolsPiece()
             page.pieces.append(piece)
             page.items += 1
+        page.items += int(row and not piece.buttons)
         piece.lines.append(line)
+        piece.buttons += row
+        line.given = room
         piece.room += room
         self.pages[-1].total += room
         self.pages[-1].stale = True
+
+    def changed(self, line: ToolLine) -> None:
+        """The line looks different. What an ended one does not take is free for those after it.
+
+        Not while a text is open, whose cuts count on what stands before it.
+        """
+        for page in reversed(self.pages):  # tools end soon after they start
+            piece = next((p for p in page.pieces if isinstance(p, ToolsPiece) and _has(p.lines, line)), None)
+            if piece is None:
+                continue
+            page.stale = True
+            if not line.running and self._open is None and (freed := line.given - line.room - 1) > 0:
+                line.given -= freed
+                piece.room -= freed
+                page.total -= freed
+            return
 
     # ---- asks ----
 
@@ -219,6 +246,10 @@ class Layout:
     def _new_page(self) -> Page:
         self.pages.append(Page())
         return self.pages[-1]
+
+
+def _has(lines: list[ToolLine], line: ToolLine) -> bool:
+    return any(line is other for other in lines)
 
 
 def show_ask(pages: list[Page], messages: list[AskMessage]) -> None:

@@ -10,12 +10,13 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from bot.activity import Activity
 from bot.asking import ask_messages
-from bot.below import cut_part, footer, note, person, stop_button, waiting_buttons
+from bot.below import cut_part, ended_part, finished_buttons, footer, note, person, stop_button, waiting_buttons
 from bot.layout import Layout, Mark, Page, ToolsPiece, show_ask
 from bot.markdown import clean, clip
 from bot.parts import Block, Part, context, fallback
-from bot.toollines import ToolLine, restart_line, tool_line
+from bot.toollines import ToolLine, lines_blocks, restart_line
 from sessions.asks import Ask, AskId, AskState
 from sessions.events import (
     AskClosed,
@@ -28,6 +29,7 @@ from sessions.events import (
     Stopping,
     WaitingForPlace,
 )
+from sessions.options import Level
 from sessions.types import Cut, Done, Failed, Interrupted, TurnId, Withdrawn
 from worklets.events import (
     AgentEvent,
@@ -55,8 +57,19 @@ _PREPARING = {
 class TurnView:
     """What is known of one turn, and how it looks."""
 
-    def __init__(self, turn_id: TurnId | None = None, *, opens_thread: bool = False) -> None:
-        """`turn_id` None: without buttons. `opens_thread`: the message that opens it must not stand there alone."""
+    def __init__(
+        self,
+        turn_id: TurnId | None = None,
+        *,
+        opens_thread: bool = False,
+        level: Level = Level.NORMAL,
+        mention: str | None = None,
+        plan: bool = False,
+    ) -> None:
+        """`turn_id` None: without buttons. `opens_thread`: the message that opens it must not stand there alone.
+
+        `mention`: the user id of whom a last, short message tells that it is over. `plan`: checklists are plan blocks.
+        """
         self._turn_id = turn_id
         self._opens_thread = opens_thread
         self._layout = Layout()
@@ -65,7 +78,9 @@ class TurnView:
         self._blocked = False  # one of them waits for people
         self._asks: dict[AskId, tuple[Ask, list[Page]]] = {}
         self._stopping = False
-        self._tools: dict[str, ToolLine] = {}
+        self._activity = Activity(level, turn_id)
+        self._mention = mention
+        self._plan = plan
         self._preview: list[str] = []
         self._mark: Mark | None = None  # where the open preview began
         self._late: list[ToolLine] = []  # tools that started while a preview was open
@@ -75,6 +90,7 @@ class TurnView:
         self._rendered: list[Part] = []
         self._looks: list[tuple[list[Block], bool]] = []  # of each rendered part: what is below it, if it is final
         self._question: Part | None = None
+        self._told: Part | None = None
 
     @property
     def settled(self) -> bool:
@@ -132,8 +148,9 @@ class TurnView:
     def _stop_asked(self, _: Stopping) -> None:
         self._stopping = True
 
-    def _thinking(self, _: Thinking) -> None:
+    def _thinking(self, event: Thinking) -> None:
         self._status = "Thinking…"
+        self._add_line(self._activity.thought(event))
 
     def _delta(self, event: TextDelta) -> None:
         self._status = "Writing…"
@@ -168,38 +185,32 @@ class TurnView:
         self._late = []
 
     def _tool_started(self, event: ToolStarted) -> None:
-        if event.tool_id in self._tools:
-            return
-        line = self._tools[event.tool_id] = tool_line(event)
-        self._status = "Working…"
-        if self._mark is not None:
+        line, agent = self._activity.started(event)
+        self._status = self._activity.status
+        self._add_line(line)
+        if agent is not None:
+            self._layout.changed(agent)
+
+    def _add_line(self, line: ToolLine | None) -> None:
+        if line is not None and self._mark is not None:
             self._late.append(line)
-        else:
+        elif line is not None:
             self._layout.add_tool(line)
 
     def _tool_finished(self, event: ToolFinished) -> None:
-        line = self._tools.get(event.tool_id)
-        if line is None or not line.running:
-            return
-        line.finish(event)
-        self._touch(line)
+        if (line := self._activity.finished(event)) is not None:
+            self._layout.changed(line)
         if event.parent is None:
             self._status = "Thinking…"
 
-    def _touch(self, line: ToolLine) -> None:
-        # Tools end soon after they start: the page is one of the last.
-        for page in reversed(self._layout.pages):
-            if any(line is other for other in page.lines()):
-                page.stale = True
-                return
+    def _abandon(self) -> None:
+        for line in self._activity.abandon():
+            self._layout.changed(line)
 
     def _restarted(self, event: Restarted) -> None:
         # What the lost process had begun to say and did not finish is not in the transcript either.
         self._voided(PreviewVoided())
-        for line in self._tools.values():
-            if line.running:
-                line.abandon()
-                self._touch(line)
+        self._abandon()
         self._layout.add_tool(restart_line(event.reason))
         self._status = "Picking the work up again…"
 
@@ -238,10 +249,7 @@ class TurnView:
         if self._mark is not None:  # stopped in the middle of a sentence: what was written stays
             self._layout.end_text()
             self._close_preview()
-        for line in self._tools.values():
-            if line.running:
-                line.abandon()
-                self._touch(line)
+        self._abandon()
         for ask, _ in list(self._asks.values()):
             if ask.is_open:
                 self._show_ask(dataclasses.replace(ask, state=AskState.WITHDRAWN))
@@ -270,7 +278,7 @@ class TurnView:
 
     def give_up(self) -> None:
         """The content cannot be laid out (a bug of ours): only how it goes is shown from now on."""
-        self._layout, self._tools, self._mark, self._preview, self._late = Layout(), {}, None, [], []
+        self._layout, self._activity, self._mark, self._preview, self._late = Layout(), Activity(), None, [], []
         self._rendered, self._looks, self._asks = [], [], {}
         self._broken = True
 
@@ -286,7 +294,7 @@ class TurnView:
             return []
         pages = self._layout.pages or [Page()]
         last = len(pages) - 1
-        closing = self._closing()
+        closing = [*self._checklist(pages[-1]), *self._closing()]
         for index, page in enumerate(pages):
             below = closing if index == last else []
             look = (below, self._is_final(index, last, page))
@@ -295,7 +303,7 @@ class TurnView:
                 self._looks[index : index + 1] = [look]
                 self._rendered[index : index + 1] = [_render(index, page, *look)]
         del self._rendered[len(pages) :], self._looks[len(pages) :]
-        return [*self._rendered, *self._asking(len(pages))]
+        return [*self._rendered, *self._asking(len(pages)), *self._mentioning(len(pages))]
 
     @property
     def _vanished(self) -> bool:
@@ -310,6 +318,14 @@ class TurnView:
             self._question = cut_part(index, self._settled.outcome.reason, self._turn_id)
         return [self._question]
 
+    def _mentioning(self, index: int) -> list[Part]:
+        """Slack notifies people of a new message, not of an edit."""
+        if self._mention is None or self._settled is None or not isinstance(self._settled.outcome, Done | Failed):
+            return []
+        if self._told is None:
+            self._told = ended_part(index, self._mention, isinstance(self._settled.outcome, Done))
+        return [self._told]
+
     def _is_final(self, index: int, last: int, page: Page) -> bool:
         if self.settled:
             return True
@@ -317,11 +333,19 @@ class TurnView:
         changes = (page.ask is not None and page.ask.open) or any(line.running for line in page.lines())
         return index < committed and not changes
 
+    def _checklist(self, page: Page) -> list[Block]:
+        """A question fills its message, so the checklist is not shown below one."""
+        shown = self._activity.shows_checklist and page.ask is None
+        return self._activity.checklist.blocks(plan=self._plan) if shown else []
+
     def _closing(self) -> list[Block]:
         """What stands below the content: the status and buttons while it lasts, then how it ended and what it took."""
         blocks = [context(line) for line in self._closing_lines()]
         if self._settled is None and not self._stopping and self._turn_id is not None:
             blocks.append((waiting_buttons if self._waits else stop_button)(self._turn_id))
+        # One that was taken back was never begun, and one that was cut off asks by itself how to go on.
+        elif self._settled and self._turn_id and not isinstance(self._settled.outcome, Withdrawn | Cut):
+            blocks.append(finished_buttons(self._turn_id))
         return blocks
 
     def _doing(self) -> str:
@@ -355,7 +379,7 @@ def _render(index: int, page: Page, closing: list[Block], final: bool) -> Part:
     blocks: list[Block] = list(page.ask.blocks) if page.ask else []
     for piece in page.pieces:
         if isinstance(piece, ToolsPiece):
-            blocks.append(context("\n".join(line.text() for line in piece.lines)))
+            blocks += lines_blocks(piece.lines)
         elif text := piece.text():
             blocks.append({"type": "markdown", "text": text})
     words = bool(blocks)

@@ -1,31 +1,57 @@
-"""One line for each use of a tool: what it does, on what, how it ended. Pure.
+"""One line for each use of a tool: what it does, on what, how it ended, and the last of what it printed. Pure.
 
-The lines are mrkdwn; everything foreign stands in code spans.
+The lines are mrkdwn; everything foreign stands in code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bot.markdown import clean, clip, size
+from bot.parts import Block, actions, button, context
+from bot.toolnames import FILE_CHANGES, describe
+from bot.tooloutput import code_block, lines_of, room
+from sessions.options import Level
 from worklets.events import ToolFinished, ToolStarted
 
-_ARGUMENT, _DETAIL, _NAME, _REASON = 170, 80, 40, 400
+DIFF = "diff"  # action id; a second button of the same row is "diff_1" and so on
+DIFFS = 5  # buttons in a row
+
+_ARGUMENT, _DETAIL, _NAME, _REASON, _THOUGHT = 170, 80, 40, 400, 300
+_PROGRESS = 130  # of a sub-agent: how many tools, and the last one
 DETAIL_ROOM = _DETAIL + 20  # units that the ending may add to a line
-_HOME = ("/workspace/", "/home/agent/", "/home/user/")
+_LABEL = 40
+_MARKS = 6
+
+#: Lines of output and their width, by level: what a command prints.
+_TAILS = {Level.QUIET: (0, 0), Level.NORMAL: (3, 120), Level.VERBOSE: (15, 84)}
+_ALWAYS = ("Bash", "BashOutput")
+_SILENT = ("Read", "Write", "Edit", "MultiEdit", "NotebookEdit", "Grep", "Glob", "LS", "Agent", "Task")
 
 
 @dataclass(slots=True)
 class ToolLine:
-    """A tool use, running until `finish` or `abandon`."""
+    """A tool use, running until `finish` or `abandon`.
+
+    `room`: units that the line takes at most, however it ends; less once it has ended. `given`: what the layout keeps
+    for it. `diff`: the value of the button that shows what it changed.
+    """
 
     tool_id: str
     head: str
     nested: bool
     mark: str = "▸"
     tail: str = ""
+    output: str = ""
+    lines: int = 0  # of output at most
+    width: int = 0
+    succeeds_silently: bool = False  # output that is longer than `lines` is shown of a failure only
+    label: str = ""  # of the button, for a tool that changes a file
+    diff: str = ""
+    agent: bool = False
+    given: int = 0
 
     @property
     def running(self) -> bool:
@@ -33,16 +59,31 @@ class ToolLine:
 
     @property
     def room(self) -> int:
-        """Units that the line takes at most, however it ends."""
-        return size(self.head) + DETAIL_ROOM + 6
+        """The button's label counts with the block that it is in."""
+        if not self.running:
+            return size(self.text()) + _MARKS + (_LABEL if self.diff else 0)
+        more = room(self.lines, self.width) + (_PROGRESS if self.agent else 0) + (_LABEL if self.label else 0)
+        return size(self.head) + DETAIL_ROOM + _MARKS + more
 
     def text(self) -> str:
         indent = "\u2003\u2003" if self.nested else ""
-        return f"{indent}{self.mark} {self.head}{self.tail}"
+        return f"{indent}{self.mark} {self.head}{self.tail}{self.output}"
 
-    def finish(self, event: ToolFinished) -> None:
+    def progress(self, tools: int, last: ToolStarted) -> None:
+        """A sub-agent has begun with one more tool."""
+        verb, argument = describe(last.name, last.input)
+        words = f"{_count(tools, 'tool')}, last: {clip(clean(verb), _NAME)}"
+        self.tail = f" – {words}" + (f" {_code(argument, _PROGRESS - size(words) - 10)}" if argument else "")
+
+    def finish(self, event: ToolFinished, tools: int = 0) -> None:
+        """`tools`: that a sub-agent used, where the result does not say."""
         self.mark = "✓" if event.ok else "✗"
-        detail = _ending(event)
+        output = lines_of(event.output)
+        if event.ok and self.succeeds_silently and len(output) > self.lines:
+            output = []
+        self.output = code_block(output, self.lines, self.width)
+        detail = _agent_ending(event.details, tools) if self.agent and event.ok else ""
+        detail = detail or _ending(event, quiet=bool(self.output))
         self.tail = f" – {detail}" if detail else ""
 
     def abandon(self) -> None:
@@ -50,18 +91,42 @@ class ToolLine:
         self.mark, self.tail = "■", " – not finished"
 
 
-def tool_line(event: ToolStarted) -> ToolLine:
-    says = _SAYS.get(event.name)
-    verb, argument = says(event.input) if says else _other_named(event)
+def tool_line(event: ToolStarted, level: Level = Level.NORMAL) -> ToolLine:
+    verb, argument = describe(event.name, event.input)
     head = clip(clean(verb), _NAME)
     if argument:
         head += " " + _code(argument, _ARGUMENT)
-    return ToolLine(event.tool_id, head, event.parent is not None)
+    line = ToolLine(event.tool_id, head, event.parent is not None, agent=event.name in ("Agent", "Task"))
+    if not line.nested and event.name in FILE_CHANGES and level is not Level.QUIET:
+        line.label = argument.rpartition("/")[2]
+    if not line.nested and event.name not in _SILENT and (level is Level.VERBOSE or event.name in _ALWAYS):
+        line.lines, line.width = _TAILS[level]
+        line.succeeds_silently = level is not Level.VERBOSE
+    return line
 
 
 def restart_line(reason: str) -> ToolLine:
     """Between the tools that a lost process had used and those of the next one."""
     return ToolLine("", clip(clean(" ".join(reason.split())), _REASON), nested=False, mark="↻")
+
+
+def thought_line(text: str) -> ToolLine:
+    return ToolLine("", _code(text, _THOUGHT), nested=False, mark="💭")
+
+
+def lines_blocks(lines: Sequence[ToolLine]) -> list[Block]:
+    """The lines in one block, and a row of buttons if files were changed."""
+    blocks = [context("\n".join(line.text() for line in lines))]
+    changed = [line for line in lines if line.diff]
+    if changed:
+        blocks.append(actions(*(_diff_button(number, line) for number, line in enumerate(changed))))
+    return blocks
+
+
+def _diff_button(number: int, line: ToolLine) -> Block:
+    name = clean(line.label)
+    label = "Diff" if not name else f"Diff {name if len(name) <= 30 else name[:29] + '…'}"
+    return button(f"{DIFF}_{number}" if number else DIFF, label, line.diff)
 
 
 def _code(text: str, limit: int) -> str:
@@ -70,81 +135,48 @@ def _code(text: str, limit: int) -> str:
     return f"`{clip(flat, limit)}`"
 
 
-def _ending(event: ToolFinished) -> str:
-    """How it ended: exit status, counts of lines, or the first words of an error; already mrkdwn."""
+# ---- how it ended ------------------------------------------------------------------------------------------------
+
+
+def _ending(event: ToolFinished, *, quiet: bool) -> str:
+    """Exit status, counts, or the first words of an error; already mrkdwn. `quiet`: its output is shown anyway."""
     details = event.details
-    code = details.get("exit_code")
-    if isinstance(code, int) and not isinstance(code, bool) and code != 0:
+    code = _int(details, "exit_code")
+    if code:
         return f"exit {code}"
     if not event.ok:
-        first = next((line for line in event.output.splitlines() if line.strip()), "")
-        return _code(first, _DETAIL) if first else "failed"
-    added, removed = details.get("added"), details.get("removed")
-    if isinstance(added, int) or isinstance(removed, int):
+        first = next((line for line in lines_of(event.output) if line.strip()), "")
+        return _code(_plain(first), _DETAIL) if first and not quiet else "failed"
+    added, removed = _int(details, "added"), _int(details, "removed")
+    if added is not None or removed is not None:
         return f"+{added or 0} −{removed or 0}"
-    return ""
+    if (hits := _int(details, "hits")) is not None:
+        unit = details.get("unit")
+        return _count(hits, unit if unit in ("match", "line", "file", "result") else "hit")
+    if (lines := _int(details, "lines")) is not None:
+        return _count(lines, "line")
+    return f"status {status}" if (status := _int(details, "status")) is not None else ""
 
 
-# ---- what each of Claude Code's own tools works on -----------------------------------------------------------------
-
-_Says = Callable[[Mapping[str, Any]], tuple[str, str]]
-
-
-def _on(verb: str, *keys: str) -> _Says:
-    def says(arguments: Mapping[str, Any]) -> tuple[str, str]:
-        return verb, next((str(arguments[key]) for key in keys if arguments.get(key)), "")
-
-    return says
+def _agent_ending(details: Mapping[str, Any], tools: int) -> str:
+    used = _int(details, "tools")
+    seconds = details.get("seconds")
+    facts = [_count(tools if used is None else used, "tool")]
+    if isinstance(seconds, int | float):
+        facts.append(f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s")
+    return ", ".join(facts)
 
 
-def _file(verb: str, *keys: str) -> _Says:
-    def says(arguments: Mapping[str, Any]) -> tuple[str, str]:
-        path = next((str(arguments[key]) for key in keys if arguments.get(key)), "")
-        for home in _HOME:
-            path = path.removeprefix(home)
-        return verb, path
-
-    return says
+def _plain(line: str) -> str:
+    """Without the tags that the CLI puts around errors for the model."""
+    return line.strip().removeprefix("<tool_use_error>").removesuffix("</tool_use_error>").removeprefix("Error: ")
 
 
-def _todos(arguments: Mapping[str, Any]) -> tuple[str, str]:
-    todos = arguments.get("todos")
-    return f"Plan ({len(todos)} steps)" if isinstance(todos, list) else "Plan", ""
+def _count(number: int, unit: str) -> str:
+    plural = "matches" if unit == "match" else f"{unit}s"
+    return f"{number:,} {unit if number == 1 else plural}"
 
 
-def _search(arguments: Mapping[str, Any]) -> tuple[str, str]:
-    where = arguments.get("path") or arguments.get("glob")
-    return "Search", str(arguments.get("pattern", "")) + (f" in {where}" if where else "")
-
-
-def _other(arguments: Mapping[str, Any]) -> tuple[str, str]:
-    return "Tool", next((value for value in arguments.values() if isinstance(value, str) and value), "")
-
-
-def _other_named(event: ToolStarted) -> tuple[str, str]:
-    parts = event.name.split("__")  # MCP tools are called mcp__<server>__<tool>
-    name = f"{parts[1]}: {'__'.join(parts[2:])}" if len(parts) > 2 and parts[0] == "mcp" else event.name
-    return name or "Tool", _other(event.input)[1]
-
-
-_SAYS: dict[str, _Says] = {
-    "Bash": _on("Bash", "command", "description"),
-    "BashOutput": _on("Output of", "bash_id", "shell_id"),
-    "KillShell": _on("Kill", "shell_id"),
-    "Read": _file("Read", "file_path"),
-    "Write": _file("Write", "file_path"),
-    "Edit": _file("Edit", "file_path"),
-    "MultiEdit": _file("Edit", "file_path"),
-    "NotebookEdit": _file("Edit", "notebook_path"),
-    "LS": _file("List", "path"),
-    "Glob": _on("Find", "pattern"),
-    "Grep": _search,
-    "WebFetch": _on("Fetch", "url"),
-    "WebSearch": _on("Web search", "query"),
-    "Task": _on("Agent", "description", "subagent_type"),
-    "Agent": _on("Agent", "description", "subagent_type"),
-    "Skill": _on("Skill", "skill", "command"),
-    "TodoWrite": _todos,
-    "TaskCreate": _on("Plan", "subject", "description"),
-    "TaskUpdate": _on("Plan", "status", "taskId"),
-}
+def _int(details: Mapping[str, Any], key: str) -> int | None:
+    value = details.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

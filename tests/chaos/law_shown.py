@@ -14,6 +14,8 @@ from simulator.state import Channel, Record
 
 ROOT = -1  # the part that opens the thread of a slash command
 _TOOL = re.compile(r"^\s*([▸✓✗■]) (?!Stopped|Taken back|Cut off)")
+_DIFF = re.compile(r"diff(_\d)?")
+_OUTPUT = re.compile(r"\n```\n.*?\n```", re.DOTALL)  # of a tool, below its line
 _FENCE = re.compile(r"^\s*(```|~~~)\S*\s*$", re.MULTILINE)
 
 
@@ -35,10 +37,10 @@ class Message:
 
     @property
     def notes(self) -> list[str]:
-        """The lines that are not Claude's words: tools, status, how it ended."""
+        """The lines that are not Claude's words: tools without what they printed, status, how it ended."""
         texts = [str(e.get("text", "")) for b in self._blocks("context") for e in b.get("elements", [])]
         texts += [str((b.get("text") or {}).get("text", "")) for b in self._blocks("section")]
-        return [_unescaped(line) for text in texts for line in text.splitlines()]
+        return [_unescaped(line) for text in texts for line in _OUTPUT.sub("", text).splitlines()]
 
     @property
     def tools(self) -> list[str]:
@@ -49,9 +51,11 @@ class Message:
 
     @property
     def buttons(self) -> list[str]:
+        """But for those that show what an edit changed: they stay for good."""
         found = [e for b in self._blocks("actions") for e in b.get("elements", [])]
         found += [b["accessory"] for b in self._blocks("section") if "accessory" in b]
-        return [str(element.get("action_id")) for element in found if element.get("type") == "button"]
+        ids = [str(element.get("action_id")) for element in found if element.get("type") == "button"]
+        return [action_id for action_id in ids if not _DIFF.fullmatch(action_id)]
 
     def _blocks(self, kind: str) -> list[dict[str, Any]]:
         return [block for block in self.body.get("blocks") or [] if block.get("type") == kind]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from law_records import Records, TurnRecord
 from law_shown import ROOT, Message, compact, script
 
+#: What stands below an answer that is over.
+_FINISHED = ("turn_retry", "turn_continue", "turn_copy", "turn_up", "turn_down")
 _RAN = re.compile(r"\bran=(\d+)")
 
 
@@ -63,12 +66,12 @@ def _words(turn: TurnRecord, shown: str) -> Iterator[str]:
 def _notes(turn: TurnRecord, body: list[Message]) -> Iterator[str]:
     notes = [line for message in body for line in message.notes]
     tools = [mark for message in body for mark in message.tools]
-    used = len({event["tool_id"] for event in turn.said("ToolStarted")})
+    used = len({event["tool_id"] for event in turn.said("ToolStarted") if _has_a_line(event)})
     if len(tools) != used:
         yield f"{turn.name} used {used} tools and shows {len(tools)}"
     if "▸" in tools or any(line.lstrip().startswith("⏳") for line in notes):
         yield f"{turn.name} is settled but looks alive: {[x for x in notes if '⏳' in x or '▸' in x]}"
-    buttons = [button for message in body for button in message.buttons]
+    buttons = [button for message in body for button in message.buttons if button not in _FINISHED]
     if buttons and turn.state != "cut":
         yield f"{turn.name} is settled but has the buttons {buttons}"
     told = compact("".join(notes))
@@ -79,6 +82,11 @@ def _notes(turn: TurnRecord, body: list[Message]) -> Iterator[str]:
             yield f"{turn.name} went on in a new process, and the thread does not say why: {event['reason']}"
     if turn.state in ("failed", "cut") and compact(str(turn.row["error"]))[:40] not in told:
         yield f"{turn.name} is {turn.state}, and the thread does not say why: {turn.row['error']}"
+
+
+def _has_a_line(event: Mapping[str, Any]) -> bool:
+    """Those of sub-agents are counted in the sub-agent's line, those that keep the checklist are in it."""
+    return event.get("parent") is None and not re.match(r"Task(Create|Update|List|Get)|TodoWrite", event["name"])
 
 
 def _difference(wanted: str, found: str) -> str:

@@ -118,6 +118,12 @@ def _blocks(run: Run, *blocks: dict[str, Any]) -> None:
 
 TOOL, END = _context("✓ Bash `make`"), _markdown("the second answer")
 
+async def test_what_a_tool_printed_is_no_tool_and_a_diff_may_stay(run: Run) -> None:
+    diff = {"type": "actions", "elements": [{"type": "button", "action_id": "diff_1", "text": {"text": "Diff"}}]}
+    _blocks(run, _context("✓ Bash `make`\n```\n✓ one passed\n▸ two\n⏳ three\n```"), diff, END)
+    assert await run.law.at_rest(5) == []
+
+
 PLANTED: dict[str, tuple[Callable[[Run], Any], str]] = {
     "a doubled message": (lambda r: r.show("t0", 0, _markdown("the first answer")), "stands 2 times in the thread"),
     "a missing message": (lambda r: r.slack._messages.delete(r.first), "shows the parts []"),

@@ -129,10 +129,12 @@ def test_one_line_for_each_tool() -> None:
     )
     assert said.splitlines() == [
         "✗ Bash `pytest -q | tail` – exit 1",
+        "```",
+        "boom",
+        "```",
         "✓ Read `a_b.py`",
         "✓ Edit `x.py` – +3 −1",
-        "▸ Agent `look around`",
-        "\u2003\u2003✗ Search `<!channel> in src` – `no 'such' dir`",
+        "▸ Agent `look around` – 1 tool, last: Search `<!channel> in src`",
         "▸ git: push `origin`",
         "⏳ Working…",
     ]
@@ -179,6 +181,9 @@ def labels(part: Part) -> list[str]:
     return [e["text"]["text"] for b in part.blocks if b["type"] == "actions" for e in b["elements"]]
 
 
+FINISHED = ["Retry", "Continue", "Copy as file", "👍", "👎"]
+
+
 def with_buttons(*events: Any) -> TurnView:
     made = TurnView(TurnId("t1"))
     for event in events:
@@ -196,7 +201,9 @@ def with_buttons(*events: Any) -> TurnView:
         ((Queued(1), Preparing("waking")), ["Stop"]),
         ((Queued(1), Started(), TextDelta("Hi")), ["Stop"]),
         ((Started(), Stopping("U1")), []),
-        ((Started(), Text("Hi"), Settled(Done())), []),
+        ((Started(), Text("Hi"), Settled(Done())), FINISHED),
+        ((Started(), Text("Hi"), Settled(Interrupted("U1"))), FINISHED),
+        ((Started(), Settled(Failed("It broke. Do this."))), FINISHED),
     ],
 )
 def test_the_buttons_of_a_turn(events: tuple[Any, ...], said: list[str]) -> None:
@@ -207,8 +214,10 @@ def test_the_buttons_of_a_turn(events: tuple[Any, ...], said: list[str]) -> None
 
 
 def test_only_the_last_message_has_buttons() -> None:
-    parts = with_buttons(Started(), TextDelta("words " * 5_000)).parts()
-    assert [labels(part) for part in parts] == [[]] * (len(parts) - 1) + [["Stop"]]
+    made = with_buttons(Started(), TextDelta("words " * 5_000))
+    assert [labels(part) for part in made.parts()] == [[]] * (len(made.parts()) - 1) + [["Stop"]]
+    made.apply(Settled(Done()))
+    assert [labels(part) for part in made.parts()] == [[]] * (len(made.parts()) - 1) + [FINISHED]
 
 
 def test_nothing_hides_that_it_is_being_stopped() -> None:
