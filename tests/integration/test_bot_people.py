@@ -88,7 +88,7 @@ async def test_the_stop_button_ends_the_turn_and_keeps_the_session(flow: Flow) -
     assert buttons(live) == ["Stop"]
     assert (await flow.slack.click("jonas", live, "stop_turn")).ok
     await flow.shows("#general", ts, "Stopped by @jonas", "half a thought")
-    assert buttons(message(flow, ts, "half a thought")) == []
+    assert "Stop" not in buttons(message(flow, ts, "half a thought"))
     await flow.slack.post("maya", "#general", "go on", thread_ts=ts)
     await flow.shows("#general", ts, "go on", "tokens in")
     assert len(flow.host.processes) == 1
