@@ -10,6 +10,7 @@ from typing import Any
 from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_client import AsyncWebClient
 
+from bot.answerers import Answerers
 from bot.backlog import Backlog
 from bot.inbound import Identity
 from bot.marks import Marks
@@ -44,6 +45,7 @@ class Door:
         version: str,
         runtime: str,
         now: Callable[[], float] = time.time,
+        answerers: Answerers | None = None,
     ) -> None:
         self.sessions = sessions
         self.show = show
@@ -52,6 +54,7 @@ class Door:
         self.version = version
         self.runtime = runtime
         self.now = now
+        self.answerers = answerers or Answerers()
         #: What goes on after an acknowledgement. With `process_before_response` the ack leaves when the listener
         #: returns.
         self.after = Tasks("slack")

@@ -111,7 +111,9 @@ async def _doors(settings: Settings, core: Core, me: Identity | None) -> AsyncIt
         if me is not None:
             from bot.slackdoor import open_slack_door
 
-            opening = open_slack_door(settings.slack, me, core.sessions, core.database, core.runtime.kind)
+            opening = open_slack_door(
+                settings.slack, me, core.sessions, core.database, core.runtime.kind, settings.asks
+            )
             slack = await stack.enter_async_context(opening)
             stack.push_async_callback(_flush, slack)
         await reaper.recover()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
+from bot.answerers import Answerers
 from bot.app import build_app
 from bot.delivery import Delivery
 from bot.door import Door
@@ -28,7 +29,7 @@ from bot.store import MessageStore
 
 if TYPE_CHECKING:
     from bot.inbound import Identity
-    from config.settings import SlackSettings
+    from config.settings import AskSettings, SlackSettings
     from sessions.db import Database
     from sessions.manager import Sessions
 
@@ -63,7 +64,7 @@ class SlackDoor:
 
 @asynccontextmanager
 async def open_slack_door(
-    settings: SlackSettings, me: Identity, sessions: Sessions, database: Database, runtime: str
+    settings: SlackSettings, me: Identity, sessions: Sessions, database: Database, runtime: str, asks: AskSettings
 ) -> AsyncIterator[SlackDoor]:
     """`me` is what the preflight found; `runtime` is a word for `/flow status`."""
     bot_token = settings.bot_token.get_secret_value()
@@ -71,7 +72,8 @@ async def open_slack_door(
         client = web_client(bot_token, settings.api_url, http)
         show = Show(sessions, Delivery(client, me.bot_id), MessageStore(database))
         sessions.observe(show.observe)
-        door = Door(sessions, show, client, me, version("flow-slack"), runtime)
+        answerers = Answerers(asks.answerers, asks.approvers)
+        door = Door(sessions, show, client, me, version("flow-slack"), runtime, answerers=answerers)
         door.attend()
         socket = SlackSocket(
             app_token=settings.app_token.get_secret_value(),
