@@ -11,10 +11,10 @@ from config.logging import bind, get_logger
 log = get_logger(__name__)
 
 
-async def take_edit(door: Door, event: dict[str, Any]) -> None:
+async def take_edit(door: Door, event: dict[str, Any], *, admitted: bool = False) -> None:
     """A `message_changed` or `message_deleted` event. Raises StoreUnavailable: then Slack sends it again."""
     amendment = read_edit(event, door.me)
-    if amendment is not None:
+    if amendment is not None and (admitted or await door.guard.admits_edit(event, amendment.thread)):
         await follow(door, amendment)
 
 
@@ -27,6 +27,8 @@ async def follow(door: Door, amendment: Amendment) -> None:
     if amendment.aside is not None:
         text = await door.people.readable(amendment.aside)
     with bind(thread=thread.thread_ts, channel=thread.channel):
-        turn = await door.sessions.amend(thread.team, thread.channel, amendment.source_id, text, amendment.edited_ts)
+        turn = await door.sessions.amend(
+            thread.team, thread.channel, amendment.source_id, text, amendment.edited_ts, amendment.files
+        )
         if turn is not None:
             log.info("a waiting turn follows its message", turn=turn.id, deleted=text is None)

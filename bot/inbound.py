@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from bot.fileobjects import attached, named
 from bot.spelling import nearest
-from sessions.types import Prompt, ThreadId
+from sessions.types import Attached, Prompt, ThreadId
 
 #: Subtypes that are a person's message all the same; every other one is an edit, a join, a bot's post and the like.
 _SPOKEN = (None, "file_share", "thread_broadcast")
 _SPOKEN_BY_APPS = (*_SPOKEN, "bot_message")
-SUBCOMMANDS = ("help", "status", "stop", "sessions")
+SUBCOMMANDS = ("help", "status", "stop", "sessions", "quiet", "normal", "verbose")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,8 @@ class Said:
 class Amendment:
     """A message was edited, or deleted (`text` None). `text` is read like a prompt's.
 
-    `aside`: its text as Slack's markup, if it is meant for others now. `addressed`: it is, or was, for the bot.
+    `aside`: its text as Slack's markup, if it is meant for others now. `files`: those that it has now.
+    `addressed`: it is, or was, for the bot.
     """
 
     thread: ThreadId
@@ -82,6 +84,7 @@ class Amendment:
     edited_ts: str
     aside: str | None
     addressed: bool
+    files: tuple[Attached, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,8 @@ def read_message(event: Mapping[str, Any], me: Identity, *, late: bool = False) 
     if not words.text:
         return EmptyMention(here, str(event["user"])) if words.called else None
     thread = ThreadId(me.team_id, channel, root)
-    return Prompt(thread, source_id, ts, str(event["user"]), words.text, words.called, words.repository, words.branch)
+    user, files = str(event["user"]), attached(event.get("files") or [])
+    return Prompt(thread, source_id, ts, user, words.text, words.called, words.repository, words.branch, files=files)
 
 
 def said_by(message: Mapping[str, Any], thread: ThreadId, me: Identity) -> Said | None:
@@ -163,6 +167,7 @@ def read_edit(event: Mapping[str, Any], me: Identity) -> Amendment | None:
         str((after.get("edited") or {}).get("ts") or event.get("event_ts") or event.get("ts")),
         now.markup if others else None,
         was.called or (now.called and not deleted),
+        () if deleted else attached(after.get("files") or []),
     )
 
 
@@ -205,9 +210,8 @@ def _words(event: Mapping[str, Any], me: Identity) -> _Words:
     called = direct or event.get("type") == "app_mention" or _mention_of(me).search(raw) is not None
     asked, repository, branch = _take_options(_mention_of(me).sub(" ", raw)) if called else (raw, None, None)
     files = event.get("files") or []
-    return _Words(
-        _with_files(raw.strip(), files), _with_files(readable(asked).strip(), files), called, repository, branch
-    )
+    markup = _with_files(raw.strip(), files, "Attached in Slack, not readable from here")
+    return _Words(markup, _with_files(readable(asked).strip(), files, "Attached"), called, repository, branch)
 
 
 def _spoken(event: Mapping[str, Any], me: Identity, late: bool) -> bool:
@@ -244,15 +248,18 @@ def _for_others(markup: str) -> bool:
     return _OTHERS.match(markup) is not None
 
 
+def without_mention(markup: str, me: Identity) -> str:
+    return _mention_of(me).sub(" ", markup).strip()
+
+
 def _mention_of(me: Identity) -> re.Pattern[str]:
     return re.compile(rf"\s*<@{re.escape(me.user_id)}(?:\|[^<>]*)?>[ \t]*")
 
 
-def _with_files(text: str, files: list[Mapping[str, Any]]) -> str:
-    if not files:
-        return text
-    names = ", ".join(str(file.get("name") or file.get("title") or "a file") for file in files)
-    return f"{text}\n\n(Attached in Slack, not readable from here: {names})".strip()
+def _with_files(text: str, files: list[Mapping[str, Any]], how: str) -> str:
+    """What is said to others brings no files with it: they are only named."""
+    names = named(files)
+    return f"{text}\n\n({how}: {names})".strip() if names else text
 
 
 # ---- repo= and branch= -------------------------------------------------------------------------------------------

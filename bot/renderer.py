@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from bot.activity import Activity
@@ -35,6 +36,7 @@ from worklets.events import (
     AgentEvent,
     Asked,
     PreviewVoided,
+    Remark,
     Restarted,
     Retrying,
     Text,
@@ -214,6 +216,9 @@ class TurnView:
         self._layout.add_tool(restart_line(event.reason))
         self._status = "Picking the work up again…"
 
+    def _remark(self, event: Remark) -> None:
+        self._layout.add_tool(replace(restart_line(event.text), mark="⚠️"))
+
     def _retrying(self, event: Retrying) -> None:
         why = f"answers with status {event.status}" if event.status else "does not answer"
         self._status = f"Claude's API {why}; trying again ({event.attempt} of {event.max_attempts})…"
@@ -267,6 +272,7 @@ class TurnView:
         Text: _text,
         ToolStarted: _tool_started,
         ToolFinished: _tool_finished,
+        Remark: _remark,
         Restarted: _restarted,
         Retrying: _retrying,
         Asked: _asked,

@@ -58,9 +58,7 @@ async def bring(shared: Shared, link: Link, turn: Turn, tell: Callable[[Remark],
 
 
 class _Bringing:
-    def __init__(
-        self, shared: Shared, link: Link, turn: Turn, tell: Callable[[Remark], None], staging: Path
-    ) -> None:
+    def __init__(self, shared: Shared, link: Link, turn: Turn, tell: Callable[[Remark], None], staging: Path) -> None:
         self._shared, self._link, self._turn = shared, link, turn
         self._tell, self._staging = tell, staging
         self._refused: list[str] = []

@@ -21,7 +21,7 @@ from bot.inbound import (
     said_by,
 )
 from bot.spelling import distance, nearest
-from sessions.types import Prompt, ThreadId
+from sessions.types import Attached, Prompt, ThreadId
 
 ME = Identity("T1", "UBOT", "B1")
 TS = "1700000000.000100"
@@ -199,7 +199,42 @@ def test_a_deleted_message() -> None:
 
 def test_files_are_named() -> None:
     read = prompt(message("<@UBOT>", subtype="file_share", files=[{"name": "a.png"}, {"title": "b"}]))
-    assert read.text == "(Attached in Slack, not readable from here: a.png, b)"
+    assert read.text == "(Attached: a.png, b)"
+    assert read.files == ()  # of neither did Slack say what it is
+
+
+FILE = {
+    "id": "F1", "name": "a.png", "mimetype": "image/png", "size": 7, "mode": "hosted",
+    "url_private": "https://files.slack.com/p", "url_private_download": "https://files.slack.com/d",
+}  # fmt: skip
+
+
+def test_files_come_with_the_prompt() -> None:
+    shared = {"id": "F2", "mode": "file_access", "file_access": "check_file_info"}
+    drive = {"id": "F3", "title": "plan", "is_external": True, "url_private": "https://drive.example/plan"}
+    gone = {"id": "F4", "mode": "tombstone"}
+    read = prompt(message("<@UBOT> look", subtype="file_share", files=[FILE, shared, drive, gone]))
+    assert read.files == (
+        Attached("F1", "a.png", "image/png", 7, "https://files.slack.com/d"),
+        Attached("F2", "file"),
+        Attached("F3", "plan"),
+    )
+
+
+def test_an_edit_tells_which_files_are_left() -> None:
+    before = message("<@UBOT> look", files=[FILE, {**FILE, "id": "F2", "name": "b.png"}])
+    after = {**before, "files": [FILE], "edited": {"ts": "1700000009.000000"}}
+    event = {"subtype": "message_changed", "channel": "C1", "message": after, "previous_message": before}
+    amendment = read_edit(event, ME)
+    assert amendment is not None
+    assert amendment.text == "look\n\n(Attached: a.png)"
+    assert [file.id for file in amendment.files] == ["F1"]
+
+
+def test_an_aside_only_names_its_files() -> None:
+    said = read_message(message("<@U2> look", thread_ts="1.1", subtype="file_share", files=[FILE]), ME)
+    assert isinstance(said, Said)
+    assert said.markup == "<@U2> look\n\n(Attached in Slack, not readable from here: a.png)"
 
 
 def test_an_empty_mention_is_a_question_too() -> None:
