@@ -6,6 +6,7 @@ from typing import Any
 
 from simulator.envelopes import Answer, Envelopes
 from simulator.errors import SlackError
+from simulator.inputs import view_values
 from simulator.messages import Messages
 from simulator.state import App, Channel, Record, User, Workspace
 from simulator.text import normalise
@@ -61,6 +62,7 @@ class Interactions:
         self.base_url = ""
         self.triggers: dict[str, Trigger] = {}
         self.response_urls: dict[str, ResponseUrl] = {}
+        self._states: dict[tuple[str, str], Json] = {}  # what a person has ticked in a message, by user and ts
 
     # --- slash commands
 
@@ -188,7 +190,12 @@ class Interactions:
         return {
             "type": kind,
             "team": {"id": self._workspace.team_id, "domain": self._workspace.domain},
-            "user": {"id": user.id, "username": user.name, "name": user.name, "team_id": self._workspace.team_id},
+            "user": {
+                "id": user.id,
+                "username": user.name,
+                "name": user.name,
+                "team_id": user.team or self._workspace.team_id,
+            },
             "api_app_id": app.id,
             "token": "simulated-verification-token",
             "trigger_id": self.trigger(app, user),
@@ -196,7 +203,16 @@ class Interactions:
             "is_enterprise_install": False,
         }
 
-    async def click(self, user: User, record: Record, action: Json, values: Json | None = None) -> Result:
+    def _state(self, user: User, record: Record, action: Json) -> Json:
+        """`state.values` of a message: what was chosen there so far, by this person, in blocks that still stand."""
+        kept = self._states.setdefault((user.id, record.ts), {})
+        if action["type"] not in ("button", "overflow", "feedback_buttons", "icon_button"):
+            chosen = {key: value for key, value in action.items() if key == "type" or key.startswith("selected_")}
+            kept.setdefault(action["block_id"], {})[action["action_id"]] = chosen
+        state = view_values(record.body.get("blocks") or [], {})
+        return {block: elements | kept.get(block, {}) for block, elements in state.items()}
+
+    async def click(self, user: User, record: Record, action: Json) -> Result:
         """`block_actions` of a message; `action` is the element as it stands in the message, with its `block_id`."""
         app = self._workspace.apps[record.app_id]
         channel = record.channel
@@ -209,7 +225,7 @@ class Interactions:
             "container": container,
             "channel": {"id": channel.id, "name": channel.name or "directmessage"},
             "message": self._messages.present(record),
-            "state": {"values": values or {}},
+            "state": {"values": self._state(user, record, action)},
             "response_url": self.response_url(ResponseUrl(app, user, channel, 0, record, record.body.get("thread_ts"))),
             "actions": [{**action, "action_ts": self._workspace.new_ts()}],
         }

@@ -60,7 +60,8 @@ export function element(item, block, context) {
       button({ ...each, action_id: item.action_id }, block, context)));
   }
   if (item.type === "image") return picture(item);
-  if (/select$|^overflow$|^radio_buttons$|^checkboxes$/.test(item.type)) return menu(item, block, context);
+  if (/^(checkboxes|radio_buttons)$/.test(item.type)) return boxes(item, block, context);
+  if (/select$|^overflow$/.test(item.type)) return menu(item, block, context);
   return el("span", { class: "context" }, `(${item.type})`);
 }
 
@@ -96,19 +97,39 @@ function menu(item, block, context) {
   return node;
 }
 
+// Check boxes and radio buttons. A hidden field holds the values, separated by commas, for the modal's form.
+function boxes(item, block, context) {
+  const type = item.type === "checkboxes" ? "checkbox" : "radio";
+  const initial = new Set([...(item.initial_options ?? []), item.initial_option].filter(Boolean).map((option) => option.value));
+  const held = el("input", { type: "hidden", name: item.action_id, value: [...initial].join(",") });
+  const group = `${block.block_id}-${item.action_id}`;
+  const changed = (event) => {
+    event.stopPropagation();
+    held.value = [...node.querySelectorAll("[data-value]")].filter((box) => box.checked).map((box) => box.dataset.value).join(",");
+    context.act?.({ action_id: item.action_id, block_id: block.block_id, value: held.value });
+  };
+  const node = el("div", { class: "boxes", "data-action-id": item.action_id, onchange: changed }, held,
+    item.options.map((option) => el("label", { class: "box" },
+      el("input", { type, name: type === "radio" ? `box ${group}` : null, "data-value": option.value, checked: initial.has(option.value) }),
+      el("span", {}, textObject(option.text, context), option.description ? el("span", { class: "hint" }, plain(option.description)) : ""))));
+  return node;
+}
+
 // --- inputs of modals
 
 function field(block, context) {
   const item = block.element;
   const id = `in-${block.block_id}`;
   const optional = block.optional ? el("span", { class: "optional" }, " (optional)") : "";
-  return el("label", { class: "field", for: id }, el("span", {}, plain(block.label), optional), control(item, block, id, context),
+  const grouped = /^(checkboxes|radio_buttons)$/.test(item.type);  // each box has a label of its own
+  return el(grouped ? "div" : "label", { class: "field", for: grouped ? null : id }, el("span", {}, plain(block.label), optional), control(item, block, id, context),
     block.hint ? el("span", { class: "hint" }, plain(block.hint)) : "", el("span", { class: "error", "data-error-of": block.block_id }));
 }
 
 function control(item, block, id, context) {
   const common = { id, name: item.action_id, placeholder: plain(item.placeholder), "data-action-id": item.action_id };
-  if (/select$|radio_buttons|checkboxes/.test(item.type)) {
+  if (/^(checkboxes|radio_buttons)$/.test(item.type)) return boxes(item, block, { ...context, act: undefined });
+  if (/select$/.test(item.type)) {
     const node = menu(item, block, { ...context, act: undefined });
     node.id = id;
     return node;

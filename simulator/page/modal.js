@@ -21,7 +21,7 @@ export function modalNode(view, desk) {
 }
 
 async function submit(form, view, desk) {
-  const values = Object.fromEntries([...form.querySelectorAll("[name]")].map((input) => [input.name, input.value]));
+  const values = Object.fromEntries([...form.querySelectorAll("[name]:not([type=radio])")].map((input) => [input.name, input.value]));
   form.querySelectorAll(".error").forEach((node) => node.replaceChildren());
   const missing = view.blocks.filter((block) => block.type === "input" && !block.optional && !values[block.element.action_id]);
   const errors = Object.fromEntries(missing.map((block) => [block.block_id, "Please fill in this field."]));

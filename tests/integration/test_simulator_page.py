@@ -105,6 +105,26 @@ def register(bolt: AsyncApp) -> None:
         await ack()
         await respond(text="Pressed", replace_original=True)
 
+    @bolt.action("tick")
+    async def ticked(ack):
+        await ack()
+
+    @bolt.action("boxes")
+    async def open_boxes(ack, body, client):
+        await ack()
+        values = body["state"]["values"]["ticks"]["tick"]["selected_options"]
+        await client.chat_postMessage(channel="#general", text="Ticked " + ",".join(o["value"] for o in values))
+        await client.views_open(trigger_id=body["trigger_id"], view=CHOICES)
+
+    @bolt.view("choices")
+    async def chosen(ack, view, client):
+        state = view["state"]["values"]["one"]["one"]["selected_option"]
+        if state is None:
+            await ack(response_action="errors", errors={"one": "Choose one."})
+            return
+        await ack()
+        await client.chat_postMessage(channel="#general", text=f"Chose {state['value']}")
+
     @bolt.view("ask")
     async def submitted(ack, view, client, body):
         name = view["state"]["values"]["name"]["input"]["value"]
@@ -115,6 +135,40 @@ def register(bolt: AsyncApp) -> None:
         await client.chat_postMessage(channel="#general", text=f"Hi {name}")
 
 
+OPTIONS = [
+    {
+        "text": {"type": "plain_text", "text": f"Option {n}"},
+        "value": str(n),
+        "description": {"type": "plain_text", "text": "d"},
+    }
+    for n in range(3)
+]
+BOXES = [
+    {
+        "type": "actions",
+        "block_id": "ticks",
+        "elements": [{"type": "checkboxes", "action_id": "tick", "options": OPTIONS}],
+    },
+    {
+        "type": "actions",
+        "elements": [{"type": "button", "action_id": "boxes", "text": {"type": "plain_text", "text": "Submit"}}],
+    },
+]
+CHOICES = {
+    "type": "modal",
+    "callback_id": "choices",
+    "title": {"type": "plain_text", "text": "Choose"},
+    "submit": {"type": "plain_text", "text": "Send"},
+    "blocks": [
+        {
+            "type": "input",
+            "block_id": "one",
+            "optional": True,
+            "label": {"type": "plain_text", "text": "Which?"},
+            "element": {"type": "radio_buttons", "action_id": "one", "options": OPTIONS},
+        }
+    ],
+}
 MODAL = {
     "type": "modal",
     "callback_id": "ask",
@@ -237,3 +291,23 @@ async def test_other_sites_cannot_write_here(slack: SlackSimulator, page: Page) 
     as_form = await page.request.post(slack.url + "page/act", form={"do": "post"})
     assert as_form.status == 415
     assert slack.messages("general") == []
+
+
+async def test_check_boxes_and_radio_buttons(slack: SlackSimulator, page: Page) -> None:
+    client = AsyncWebClient(token=slack.bot_token, base_url=slack.api_url)
+    await client.chat_postMessage(channel="#general", text="Which?", blocks=BOXES)
+    message = page.get_by_test_id("message").filter(has_text="Option 0").last
+    await message.get_by_label("Option 0").check()
+    await message.get_by_label("Option 1").check()
+    await message.get_by_label("Option 0").uncheck()
+    await message.get_by_label("Option 2").check()
+    await page.locator("[data-action-id=boxes]").click()
+    await expect(page.get_by_text("Ticked 1,2")).to_be_visible()
+    modal = page.get_by_test_id("modal")
+    await page.get_by_test_id("modal-submit").click()
+    await expect(modal).to_contain_text("Choose one.")
+    await modal.get_by_label("Option 1").check()
+    await modal.get_by_label("Option 2").check()
+    await page.get_by_test_id("modal-submit").click()
+    await expect(modal).to_be_hidden()
+    await expect(page.get_by_text("Chose 2")).to_be_visible()
