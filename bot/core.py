@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 
 from config.errors import FlowError
 from config.logging import get_logger
+from config.masking import Masker, secrets_of
+from config.secretpatterns import is_secret_name
 from config.settings import inherited
 from sessions.bell import Bell
 from sessions.db import Database, open_database
+from sessions.filerules import FileRules
 from sessions.manager import Sessions
 from sessions.options import Options
 from sessions.store import Store
@@ -64,6 +67,7 @@ async def open_core(settings: Settings, *, serving: bool = False) -> AsyncIterat
             model=settings.claude.model,
             environ=inherited(),
             local_repositories=settings.worklets.local_repositories,
+            file_limit=settings.files.limit,
         )
         store = Store(database)
         bell = await stack.enter_async_context(Bell(database, identity.instance)) if serving else None
@@ -77,7 +81,10 @@ async def open_core(settings: Settings, *, serving: bool = False) -> AsyncIterat
             env=env,
             lease_seconds=settings.sessions.lease,
             bell=bell,
+            masker=Masker([*secrets_of(settings), *(value for name, value in env.items() if is_secret_name(name))]),
+            secrets=lambda session: [identity.token(purpose, session.worklet) for purpose in ("relay", "gateway")],
             options=options,
+            files=FileRules(settings.files.attachment_limit, settings.files.attachment_count),
         )
         yield Core(database, store, runtime, gateway, host, sessions)
 

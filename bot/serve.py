@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from bot.core import Core, open_core
 from config.logging import configure, get_logger
+from config.masking import Masker, secrets_of
 from sessions.housekeeping import Housekeeping
 from sessions.reaper import Reaper, schedule
 from sessions.retention import Retention
@@ -39,7 +40,7 @@ log = get_logger(__name__)
 
 async def serve(settings: Settings, greeting: str = "") -> int:
     """Runs until SIGTERM or Ctrl-C. `greeting` is printed when all is up. Raises FlowError when it cannot start."""
-    configure(settings.log.format, settings.log.debug)
+    configure(settings.log.format, settings.log.debug, masker=Masker(secrets_of(settings)))
     stop = _signals()
     _allow_many_files()
     me = await _preflight(settings)
@@ -112,7 +113,14 @@ async def _doors(settings: Settings, core: Core, me: Identity | None) -> AsyncIt
             from bot.slackdoor import open_slack_door
 
             opening = open_slack_door(
-                settings.slack, me, core.sessions, core.database, core.runtime.kind, settings.asks
+                settings.slack,
+                me,
+                core.sessions,
+                core.database,
+                core.runtime.kind,
+                settings.asks,
+                settings.access,
+                settings.show,
             )
             slack = await stack.enter_async_context(opening)
             stack.push_async_callback(_flush, slack)

@@ -13,6 +13,8 @@ from typing import Any, Literal, TextIO
 
 import structlog
 
+from config.masking import Masker
+
 #: Libraries whose every request and retry a debugging person wants to know.
 _CHATTY = ("slack_bolt", "slack_sdk", "aiohttp.access")
 #: Libraries that would drown the rest.
@@ -38,8 +40,16 @@ def bind(**context: Any) -> AbstractContextManager[None]:
     return structlog.contextvars.bound_contextvars(**context)
 
 
-def configure(style: Literal["console", "json"] = "console", debug: bool = False, stream: TextIO | None = None) -> None:
-    """Sets up the root logger on `stream` (default stderr). `debug` also shows what chatty libraries say of retries."""
+def configure(
+    style: Literal["console", "json"] = "console",
+    debug: bool = False,
+    stream: TextIO | None = None,
+    masker: Masker | None = None,
+) -> None:
+    """Sets up the root logger on `stream` (default stderr). `debug` also shows what chatty libraries say of retries.
+
+    `masker` takes secrets out of every line: events, values, tracebacks, those of libraries too.
+    """
     out = stream or sys.stderr
     renderer: structlog.typing.Processor
     if style == "json":
@@ -47,8 +57,10 @@ def configure(style: Literal["console", "json"] = "console", debug: bool = False
     else:
         renderer = structlog.dev.ConsoleRenderer(colors=out.isatty(), pad_event_to=0)
     final: list[structlog.typing.Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
-    if style == "json":
+    if style == "json" or masker is not None:
         final.append(structlog.processors.format_exc_info)
+    if masker is not None:
+        final.append(_masking(masker))
     handler = logging.StreamHandler(out)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=_SHARED, processors=[*final, renderer]))
     root = logging.getLogger()
@@ -64,3 +76,18 @@ def configure(style: Literal["console", "json"] = "console", debug: bool = False
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+
+
+def _masking(masker: Masker) -> structlog.typing.Processor:
+    def mask(
+        _logger: structlog.typing.WrappedLogger, _method: str, line: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        return {name: masker.value(_plain(value)) for name, value in line.items()}
+
+    return mask
+
+
+def _plain(value: Any) -> Any:
+    """What a renderer would print of it, so that there is nothing left that is not a string when it is masked."""
+    known = value is None or isinstance(value, str | int | float | dict | list | tuple)
+    return value if known else repr(value)

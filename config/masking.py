@@ -16,7 +16,9 @@ from functools import cache
 from typing import TypeVar, cast
 from urllib.parse import quote, quote_plus, unquote
 
-from config.secretpatterns import Pattern, patterns
+from pydantic import BaseModel, SecretStr
+
+from config.secretpatterns import Pattern, passwords_in, patterns
 
 MASK = "‹masked›"
 LEAST = 6  # characters; a shorter value would take words out of every text
@@ -36,12 +38,13 @@ class Masker:
         self._secrets = frozenset(secret.strip() for secret in secrets if len(secret.strip()) >= LEAST)
         self._values = sorted({form for secret in self._secrets for form in _forms(secret)}, key=len, reverse=True)
         self._by_head: dict[str, tuple[list[str], list[Pattern]]] = {}
-        for value in self._values:
-            self._by_head.setdefault(value[:_HEAD], ([], []))[0].append(value)
-        for pattern in _patterns():
-            self._by_head.setdefault(pattern.head[:_HEAD], ([], []))[1].append(pattern)
+        for size in range(1, _HEAD + 1):
+            for value in self._values:
+                self._by_head.setdefault(value[:size], ([], []))[0].append(value)
+            for pattern in _patterns():
+                self._by_head.setdefault(pattern.head[:size], ([], []))[1].append(pattern)
         self._marks = _marks(self._values)
-        self.heads = re.compile(_trie(self._by_head))
+        self.heads = re.compile(_trie(head for head in self._by_head if len(head) == _HEAD))
         self.looks = 0  # at single places so far: what the work is counted by
 
     def extended(self, secrets: Iterable[str]) -> Masker:
@@ -99,8 +102,19 @@ class Masker:
         return f"{text[:start]}{MASK}{text[end:]}" if end > start else text
 
     def at(self, text: str, place: int) -> tuple[list[str], list[Pattern]]:
-        """What may begin at that place, which `heads` found."""
+        """What may begin at that place, which `heads` found; near the end of the text that may be much."""
         return self._by_head[text[place : place + _HEAD]]
+
+
+def secrets_of(settings: object) -> list[str]:
+    """Every secret among settings: values of type SecretStr, and the passwords in addresses."""
+    if isinstance(settings, SecretStr):
+        return [settings.get_secret_value()]
+    if isinstance(settings, str):
+        return passwords_in([settings])
+    if isinstance(settings, BaseModel):
+        settings = [getattr(settings, name) for name in type(settings).model_fields]
+    return [secret for one in settings for secret in secrets_of(one)] if isinstance(settings, list | tuple) else []
 
 
 class StreamMasker:
@@ -141,8 +155,7 @@ class StreamMasker:
         text, end = self._text, len(self._text)
         while (found := self._masker.heads.search(text, self._next)) is not None:
             place = found.start()
-            unsure = self._is_open(place, final, cut) if end - place >= _HEAD else True
-            if unsure and not final:
+            if self._is_open(place, final, cut) and not final:
                 self._next = place
                 return place
             self._next = place + 1

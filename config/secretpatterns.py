@@ -16,8 +16,9 @@ from dataclasses import dataclass
 _numbers = itertools.count()
 _ALNUM = "[A-Za-z0-9]"
 _WORD = "[A-Za-z0-9_-]"
-#: Not in the middle of a word. "\n" and "%3D" before it are escapes, whose last letter is none of the word.
-_APART = r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt])|(?<=%[0-9A-Fa-f]{2}))"
+#: Not in the middle of a word. What comes before may be an escape, whose last letter is none of the word: \n, %3D, and
+#: a terminal's colours.
+_APART = r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt])|(?<=%[0-9A-Fa-f]{2})|(?<=[0-9\[]m))"
 _ENDS = r"\s\"'`<>"
 #: A value that begins so is a reference or a placeholder: $TOKEN, {{ token }}, <token>, ‹masked›.
 _REFERENCE = r"(?![$<{%*‹])"
@@ -90,9 +91,9 @@ def _pattern(
     )
 
 
-def _tokens(name: str, heads: str, chars: str, least: int, guard: str = "") -> list[Pattern]:
+def _tokens(name: str, heads: str, chars: str, least: int) -> list[Pattern]:
     """A prefix that says whose it is, and a run."""
-    return [_pattern(name, head, [Atom(chars, least, None)], 0, guard=guard) for head in heads.split()]
+    return [_pattern(name, head, [Atom(chars, least, None)], 0, guard=_APART) for head in heads.split()]
 
 
 _EQUALS = [Atom("="), Atom(r"\\", 0)]
@@ -138,7 +139,7 @@ def _private_key() -> Pattern:
 
 def _json_web_token() -> Pattern:
     part = Atom(_WORD, 8, 512)
-    return _pattern("jwt", "eyJ", [part, *_literal(".eyJ"), Atom("[A-Za-z0-9_.-]", 8, None)], 0, guard=f"(?<!{_WORD})")
+    return _pattern("jwt", "eyJ", [part, *_literal(".eyJ"), Atom("[A-Za-z0-9_.-]", 8, None)], 0, guard=_APART)
 
 
 def _password_in_url() -> Pattern:
@@ -151,23 +152,23 @@ def patterns() -> list[Pattern]:
     return [
         *_tokens("anthropic", "sk-ant-", _WORD, 16),
         *_tokens("openai", "sk-proj- sk-svcacct- sk-admin- sk-or-v1-", _WORD, 20),
-        *_tokens("openai", "sk-", _ALNUM, 32, _APART),
+        *_tokens("openai", "sk-", _ALNUM, 32),
         *_tokens("stripe", "sk_live_ sk_test_ rk_live_ rk_test_ whsec_", _ALNUM, 16),
-        *_tokens("aws", "AKIA ASIA", "[A-Z0-9]", 16, _APART),
+        *_tokens("aws", "AKIA ASIA", "[A-Z0-9]", 16),
         *_aws(),
         *_tokens("github", "ghp_ gho_ ghu_ ghs_ ghr_", _ALNUM, 20),
         *_tokens("github", "github_pat_", "[A-Za-z0-9_]", 20),
         *_tokens("gitlab", "glpat- gldt- glrt- glptt- glcbt-", "[A-Za-z0-9_.-]", 16),
         *_tokens("slack", "xoxb- xoxp- xoxa- xoxr- xoxs- xoxe- xoxc- xoxd- xapp-", "[A-Za-z0-9%-]", 10),
         *_tokens("slack", "hooks.slack.com/services/", "[A-Za-z0-9/]", 20),
-        *_tokens("google", "AIza", _WORD, 30, _APART),
-        *_tokens("google", "GOCSPX- ya29.", "[A-Za-z0-9_.-]", 20, _APART),
+        *_tokens("google", "AIza", _WORD, 30),
+        *_tokens("google", "GOCSPX- ya29.", "[A-Za-z0-9_.-]", 20),
         *_tokens("npm", "npm_", _ALNUM, 30),
         *_tokens("pypi", "pypi-", _WORD, 40),
         *_tokens("docker", "dckr_pat_", _WORD, 20),
-        *_tokens("hugging face", "hf_", _ALNUM, 30, _APART),
-        *_tokens("vault", "hvs. hvb.", _WORD, 20, _APART),
-        *_tokens("sendgrid", "SG.", "[A-Za-z0-9_.-]", 40, _APART),
+        *_tokens("hugging face", "hf_", _ALNUM, 30),
+        *_tokens("vault", "hvs. hvb.", _WORD, 20),
+        *_tokens("sendgrid", "SG.", "[A-Za-z0-9_.-]", 40),
         _pattern("header", "Bearer ", [Atom("[A-Za-z0-9._~+/=-]", 20, None)], 7),
         _pattern("header", "Authorization: Basic ", [Atom("[A-Za-z0-9+/=]", 8, None)], 21),
         _json_web_token(),

@@ -56,6 +56,7 @@ class SlackSettings(_Slice):
     bot_token: SecretStr
     api_url: str
     debug: bool
+    streaming: Literal["auto", "edits", "native"] = "auto"
 
 
 class ClaudeSettings(_Slice):
@@ -73,6 +74,12 @@ class WorkletSettings(_Slice):
     docker_host: str | None
     local_repositories: bool
     vault_addr: str | None
+
+
+class FileSettings(_Slice):
+    attachment_limit: int  # bytes of one file that people attach
+    attachment_count: int  # files of one message
+    limit: int  # bytes of one file that Claude sends
 
 
 class SessionSettings(_Slice):
@@ -134,6 +141,10 @@ class RelaySettings(_Slice):
 class LogSettings(_Slice):
     format: Literal["console", "json"]
     debug: bool
+
+
+class MaskSettings(_Slice):
+    values: tuple[SecretStr, ...] = ()  # to mask wherever they appear, beside the secrets among the settings
 
 
 class _Flat(BaseSettings):
@@ -253,12 +264,29 @@ class _Flat(BaseSettings):
     image: str = Field("flow-worklet:latest", alias="FLOW_IMAGE", description="Worklet image.")
     worklet_memory: Bytes = Field(2 * 1024**3, alias="FLOW_WORKLET_MEMORY", description="Memory of a worklet, e.g. 2g.")
     worklet_cpus: float = Field(2.0, alias="FLOW_WORKLET_CPUS", gt=0, description="CPUs of a worklet.")
+    attachment_limit: Bytes = Field(
+        20 * 1024**2, alias="FLOW_ATTACHMENT_LIMIT", description="Largest file that is taken from people, e.g. 20m."
+    )
+    attachment_count: int = Field(
+        10, alias="FLOW_ATTACHMENT_COUNT", ge=0, le=100, description="Files that are taken from one message."
+    )
+    file_limit: Bytes = Field(
+        50 * 1024**2, alias="FLOW_FILE_LIMIT", description="Largest file that Claude may send, e.g. 50m."
+    )
     local_repositories: bool = Field(
         False, alias="FLOW_LOCAL_REPOSITORIES", description="Let repo= name a directory of this machine."
     )
     http_host: str = Field("127.0.0.1", alias="FLOW_HTTP_HOST", description="Address of Flow's HTTP server.")
     http_port: int = Field(
         8080, alias="FLOW_HTTP_PORT", ge=0, le=65535, description="Its port; 0 picks one and prints it."
+    )
+    streaming: Literal["auto", "edits", "native"] = Field(
+        "auto",
+        alias="FLOW_STREAMING",
+        description="How an answer grows: auto (Slack's streams in direct messages, edits elsewhere), edits, native.",
+    )
+    mask: SecretStr = Field(
+        SecretStr(""), alias="FLOW_MASK", description="Further values to mask in all that leaves, separated by commas."
     )
     log_format: Literal["console", "json"] = Field("console", alias="FLOW_LOG_FORMAT", description="console or json.")
     relay_token: SecretStr | None = Field(
@@ -297,6 +325,13 @@ class _Flat(BaseSettings):
             raise ValueError("it must end in /api/")
         return value.rstrip("/") + "/"
 
+    @field_validator("mask")
+    @classmethod
+    def _long_enough(cls, value: SecretStr) -> SecretStr:
+        if any(0 < len(one.strip()) < 6 for one in value.get_secret_value().split(",")):
+            raise ValueError("each value needs at least 6 characters, or it would take words out of every answer")
+        return value
+
     @model_validator(mode="after")
     def _workspaces_go_first(self) -> Self:
         workspace, transcript = (kept or float("inf") for kept in (self.workspace_retention, self.transcript_retention))
@@ -328,6 +363,7 @@ class Settings(_Slice):
 
     slack: SlackSettings
     claude: ClaudeSettings
+    files: FileSettings
     worklets: WorkletSettings
     sessions: SessionSettings
     asks: AskSettings
@@ -337,6 +373,7 @@ class Settings(_Slice):
     web: WebSettings
     relay: RelaySettings
     log: LogSettings
+    mask: MaskSettings = MaskSettings()
     share_dir: Path
 
 
@@ -424,12 +461,16 @@ def _slices(flat: _Flat) -> Settings:
             bot_token=flat.slack_bot_token,
             api_url=flat.slack_api_url,
             debug=flat.slack_bot_debug,
+            streaming=flat.streaming,
         ),
         claude=ClaudeSettings(
             api_key=flat.anthropic_api_key,
             oauth_token=flat.claude_code_oauth_token,
             base_url=flat.anthropic_base_url.rstrip("/"),
             model=flat.model,
+        ),
+        files=FileSettings(
+            attachment_limit=flat.attachment_limit, attachment_count=flat.attachment_count, limit=flat.file_limit
         ),
         worklets=WorkletSettings(
             runtime=flat.runtime,
@@ -478,4 +519,9 @@ def _slices(flat: _Flat) -> Settings:
         web=WebSettings(host=flat.http_host, port=flat.http_port),
         relay=RelaySettings(token=flat.relay_token),
         log=LogSettings(format=flat.log_format, debug=flat.slack_bot_debug),
+        mask=MaskSettings(
+            values=tuple(
+                map(SecretStr, (one.strip() for one in flat.mask.get_secret_value().split(",") if one.strip()))
+            )
+        ),
     )

@@ -8,19 +8,26 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from config.logging import get_logger
+from config.masking import Masker
+from config.secretpatterns import passwords_in
 from sessions.agents import AgentHost, AgentLike
+from sessions.asks import Ask
 from sessions.errors import StoreUnavailable
 from sessions.events import LifeEvent
+from sessions.filerules import FileRules
 from sessions.inbox import Batch, Inbox
 from sessions.leases import Lease
+from sessions.masking import MaskedEvents
 from sessions.places import Places
+from sessions.policy import Policy, permissions_of
 from sessions.store import Store
 from sessions.transcript import Entry, Transcript
-from sessions.types import Session, SessionState, Turn, TurnId
+from sessions.types import Cut, Failed, Outcome, Session, SessionState, Turn, TurnId
 from worklets.claude import FORK_OF
 from worklets.clone import without_password
 from worklets.errors import AgentGone, WorkletError
-from worklets.events import PASSING, AgentEvent, Position, PreviewVoided, Restarted, Text, TextDelta, TurnEnded
+from worklets.events import PASSING, AgentEvent, Asked, Position, Remark, Restarted, Text, TextDelta
+from worklets.permissions import Permissions
 
 log = get_logger(__name__)
 T = TypeVar("T")
@@ -53,6 +60,12 @@ class Shared:
     patience: Patience = field(default_factory=Patience)
     #: Awaited before the first turn of a session: what was said in the thread before it becomes asides.
     backlog: Callable[[Session, Turn], Awaitable[None]] | None = None
+    files: FileRules = field(default_factory=FileRules)
+    masker: Masker = field(default_factory=Masker)
+    #: Secrets of this session alone: the tokens that its worklet holds.
+    secrets: Callable[[Session], Sequence[str]] = lambda _: ()
+    policy: Policy = field(default_factory=Policy)
+    tell_ask: Callable[[Ask], None] = lambda _ask: None
 
     async def stored(self, call: Callable[[], Awaitable[T]]) -> T:
         """The result of a call on the store, repeated until the database serves.
@@ -77,9 +90,14 @@ class Link:
         self.agent: AgentLike | None = None
         self.woken = False  # the agent is a new process: it remembers what its volume holds
         self._model: str | None = None  # what the process was told to answer with, by us
+        self.cli_mode: str | None = None  # the process's permission mode, as far as it is known
+        self._permitted: Permissions | None = None  # the rules that it follows, as far as they are known
         self._shared = shared
         self._stored = Position("", 0)  # up to here, lasting events are in the transcript
-        self._preview = ""  # what the agent has streamed and not committed
+        self._masker = shared.masker.extended(
+            [*passwords_in([session.repository] if session.repository else []), *shared.secrets(session)]
+        )
+        self._masked = MaskedEvents(self._masker)
         self._preview_at = Position("", 0)
 
     async def open(self, on_step: Callable[[str], None]) -> None:
@@ -87,7 +105,9 @@ class Link:
         session = self.session
         position = Position(session.epoch, session.seq) if session.epoch else None
         self._stored = await self._stored_until(position)
-        self._preview, self._model = "", None
+        self._masked.drop_preview()
+        self._model = self.cli_mode = self._permitted = None
+        permissions = await self._permissions()
         agent = await self._shared.host.open(
             session.worklet,
             claude_session_id=session.claude_session_id,
@@ -97,10 +117,13 @@ class Link:
             env=_environment(session, self._shared.env),
             repository=session.repository,
             branch=session.branch,
+            permissions=permissions,
             on_step=on_step,
         )
         self.agent = agent
         self.woken = position is None or position.epoch != agent.epoch
+        if self.woken:  # it was started with them
+            self.cli_mode, self._permitted = permissions.cli_mode, permissions
         if agent.new_volume and session.has_history and session.retired_at is None:
             # So it is known also after a restart, until a turn has ended on the new volume.
             await self.set_state(session.state, retired_at=self._shared.store.clock())
@@ -117,6 +140,34 @@ class Link:
             raise AgentGone("Claude's process does not answer.") from error
         self._model = model
 
+    async def _permissions(self) -> Permissions:
+        policy, asks = self._shared.policy, self._shared.store.asks
+        return await self._shared.stored(lambda: permissions_of(policy, asks, self.session))
+
+    async def permit(self, *, mode: bool = False) -> None:
+        """Has the process follow the session's rules as they are now, and its `mode`. Raises AgentGone, AgentRefused.
+
+        A process that is the same as before, and whose rules and mode are known, is asked nothing.
+        """
+        agent, wanted = self.agent, await self._permissions()
+        if agent is None:
+            return
+        rules = replace(wanted, mode="auto")
+        try:
+            if self._permitted is None or replace(self._permitted, mode="auto") != rules:
+                await agent.request("apply_flag_settings", settings=wanted.settings())
+                self._permitted = wanted
+            if mode and self.cli_mode != wanted.cli_mode:
+                await agent.request("set_permission_mode", mode=wanted.cli_mode)
+                self.cli_mode = wanted.cli_mode
+        except TimeoutError as error:
+            raise AgentGone("Claude's process does not answer.") from error
+
+    @property
+    def has_worklet(self) -> bool:
+        """As far as it is known here."""
+        return self.agent is not None or self.session.container_id is not None
+
     @property
     def forgotten(self) -> bool:
         """The conversation so far is not on the volume."""
@@ -132,27 +183,34 @@ class Link:
         """What a lost predecessor of the agent had still written to its journal; it is told first."""
         return self.agent is not None and at.epoch != self.agent.epoch
 
-    async def take(self, batch: Batch, owner: Callable[[AgentEvent], TurnId | None]) -> list[AgentEvent]:
-        """Stores the lasting events of a batch, then returns what is news to observers.
+    async def take(
+        self,
+        batch: Batch,
+        owner: Callable[[AgentEvent], TurnId | None],
+        asked: Callable[[Asked, str], Awaitable[None]] | None = None,
+    ) -> list[AgentEvent]:
+        """Takes secrets out of a batch, stores its lasting events, then returns what is news to observers.
 
         After an attach the journal gives again what lies behind the position, also events that are stored: they are
-        left out, previews are not.
+        left out, previews are not. `asked` stores an ask of an epoch before its event is stored: no event without it.
         """
         at, events = batch
         if at.epoch != self._stored.epoch:
-            self._stored, self._preview = Position(at.epoch, 0), ""
-        for event in events:
-            if isinstance(event, TextDelta):
-                self._preview, self._preview_at = self._preview + event.text, at
-            elif isinstance(event, (Text, PreviewVoided, TurnEnded)):
-                self._preview = ""
+            self._stored = Position(at.epoch, 0)
+            self._masked.drop_preview()
+        if any(isinstance(event, TextDelta) for event in events):
+            self._preview_at = at
+        events = self._masked.take(events)
         news = [event for event in events if isinstance(event, PASSING) or at.seq > self._stored.seq]
         if lasting := [(owner(event), event) for event in news if not isinstance(event, PASSING)]:
+            for turn_id, event in lasting:
+                if isinstance(event, Asked) and turn_id is not None and asked is not None:
+                    await asked(event, at.epoch)
             await self._store(at, lasting)
         return news
 
     async def _store(self, at: Position, lasting: Sequence[tuple[TurnId | None, AgentEvent]]) -> None:
-        position = None if self._preview else at
+        position = None if self._masked.has_preview else at
         session = await self._shared.stored(
             lambda: self._shared.transcript.append(self.lease, lasting, at=at, position=position)
         )
@@ -165,7 +223,7 @@ class Link:
 
     async def keep_preview(self, turn_id: TurnId) -> Text | None:
         """What a lost process had streamed and will never commit: people have seen it, so it is kept."""
-        text, self._preview = self._preview, ""
+        text = self._masked.end_preview()
         if not text:
             return None
         await self._store(self._preview_at, [(turn_id, Text(text))])
@@ -174,11 +232,22 @@ class Link:
     async def restarted(self, turn_id: TurnId, reason: str) -> Restarted:
         """Notes that this process goes on with the turn, before the first line of its journal."""
         assert self.agent is not None
-        event, at = Restarted(reason), Position(self.agent.epoch, 0)
+        event, at = Restarted(self._masker.text(reason)), Position(self.agent.epoch, 0)
         self.session = await self._shared.stored(
             lambda: self._shared.transcript.append(self.lease, [(turn_id, event)], at=at, position=None)
         )
         return event
+
+    async def remark(self, turn_id: TurnId, remark: Remark, number: int) -> bool:
+        """Stores what people are told, the `number`th of the turn. False: it was stored, and told, before."""
+        remark = Remark(self._masker.text(remark.text))
+        if any(entry.event == remark for entry in await self.entries(turn_id)):
+            return False
+        at = Position(f"remarks-{turn_id}", number)
+        self.session = await self._shared.stored(
+            lambda: self._shared.transcript.append(self.lease, [(turn_id, remark)], at=at, position=None)
+        )
+        return True
 
     async def entries(self, turn_id: TurnId) -> list[Entry]:
         """All that the transcript has of a turn."""
@@ -196,6 +265,12 @@ class Link:
         """A turn has ended on this volume: the conversation goes on there."""
         if self.forgotten:
             await self.set_state(self.session.state, retired_at=None, archived_at=None)
+
+    def masked(self, outcome: Outcome) -> Outcome:
+        """Without secrets: a reason may quote what a process said last."""
+        if isinstance(outcome, Failed | Cut):
+            return replace(outcome, reason=self._masker.text(outcome.reason))
+        return outcome
 
     async def set_state(self, state: SessionState, **columns: object) -> None:
         self.session = await self._shared.stored(lambda: self._shared.store.set_state(self.lease, state, **columns))

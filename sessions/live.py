@@ -17,16 +17,17 @@ from sessions.errors import LeaseLost, StoreUnavailable
 from sessions.events import Settled
 from sessions.holdings import Holdings
 from sessions.link import Link, Shared
+from sessions.run import Parked, TurnRun
 from sessions.run import Settled as AlreadySettled
-from sessions.run import TurnRun
 from sessions.telling import Telling
 from sessions.types import Failed, Outcome, Session, SessionId, SessionState, Turn, outcome_of
 from worklets.errors import AgentGone
-from worklets.events import AgentExited
+from worklets.events import AgentExited, Asked
 
 log = get_logger(__name__)
 _LAST_WRITE = 5.0  # seconds for it when the program ends
 
+_NOBODY_TO_ASK = "People have not asked for anything just now, so nobody can be asked. Go on without this."
 _CRASHED = "Something went wrong inside Flow; the log has the details. Send the message again to go on."
 
 
@@ -63,6 +64,21 @@ class LiveSession:
             return False
         self._run.interrupt(by)
         return True
+
+    def park(self) -> None:
+        """Its process may sleep if it waits for nothing but people."""
+        if self._run is not None:
+            self._run.park()
+
+    def configured(self, session: Session) -> None:
+        """Its model or mode has been set in the table."""
+        if self._link is not None:
+            self._link.session = replace(self._link.session, mode=session.mode, mode_before=session.mode_before)
+
+    async def permit(self) -> None:
+        """The running process is to follow the session's rules and mode as they are now. Raises AgentGone…"""
+        if self._link is not None and self._link.agent is not None:
+            await self._link.permit(mode=True)
 
     def sleep(self) -> asyncio.Future[bool]:
         """Asks it to sleep when it has nothing to do; the future tells whether it did, False if a turn came first."""
@@ -120,10 +136,10 @@ class LiveSession:
 
     async def _loop(self, link: Link) -> None:
         while not self._draining:
-            turn = await self._shared.stored(lambda: self._shared.store.next_turn(self.id))
+            turn, parked = await self._shared.stored(lambda: self._shared.store.next_work(self.id))
             if turn is not None:
                 await self._work(link, turn)
-            elif self._sleep is not None or not _has_worklet(link) or not await self._idle(link):
+            elif parked or self._sleep is not None or not link.has_worklet or not await self._idle(link):
                 await self._fall_asleep(link)
                 if self._holdings.exclusive or not self._telling.shows(self.id):
                     return
@@ -138,8 +154,10 @@ class LiveSession:
             run.interrupt(turn.stop_asked or None)
         with bind(turn=turn.id):
             try:
-                outcome = await run.run()
+                outcome = link.masked(await run.run())
                 await _finish(self._settle(link, run.turn, outcome))
+            except Parked:
+                log.info("people are waited for: the session may sleep")
             except AlreadySettled:
                 await self._shared.stored(lambda: self._telling.catch_up(self.id))  # in case nobody has told
                 await self._rest(link)
@@ -161,6 +179,9 @@ class LiveSession:
             lambda: store.settle(lease, turn.id, outcome, state=state, container_id=container_id)
         )
         self._run = None  # before anybody hears of it: whoever does may put the session to sleep
+        if turn.started_at is not None:
+            for one in await self._shared.stored(lambda: store.asks.of_turn(turn.id)):
+                self._telling.ask(one.ask)  # what was open has been taken back
         outcome = outcome_of(turn) or outcome  # it may have been taken back before it began
         log.info("turn settled", outcome=type(outcome).__name__.lower(), seconds=turn.seconds)
         self._shared.tell(link.session, turn, Settled(outcome, turn.seconds))
@@ -171,7 +192,7 @@ class LiveSession:
         await link.set_state(SessionState.IDLE, container_id=link.agent.worklet_id)
 
     def _note_place(self, link: Link) -> None:
-        if _has_worklet(link):
+        if link.has_worklet:
             self._shared.places.idle(self.id)
         else:
             self._shared.places.free(self.id)
@@ -180,17 +201,20 @@ class LiveSession:
         """Waits for the bell, keeping what the agent says unasked. False: the agent has ended."""
         try:
             batch = await link.inbox.get()
+            if batch is None:
+                return True
+            events = await link.take(batch, lambda _event: None)
+            for event in events:
+                if isinstance(event, Asked) and link.agent is not None and not link.is_from_before(batch[0]):
+                    await link.agent.deny(event.request_id, _NOBODY_TO_ASK)
         except AgentGone as gone:
             log.info("the idle agent is gone", error=str(gone))
             return False
-        if batch is None:
-            return True
-        events = await link.take(batch, lambda _event: None)
         # The exit of a predecessor, told first by a new worklet, is not this agent's.
         return link.is_from_before(batch[0]) or not any(isinstance(event, AgentExited) for event in events)
 
     async def _fall_asleep(self, link: Link) -> None:
-        if link.session.state not in (SessionState.NEW, SessionState.ASLEEP) or _has_worklet(link):
+        if link.session.state not in (SessionState.NEW, SessionState.ASLEEP) or link.has_worklet:
             await link.end()
             await link.set_state(SessionState.ASLEEP, container_id=None)
             log.info("the session sleeps")
@@ -213,10 +237,6 @@ class LiveSession:
             await self._holdings.release(link.lease)
         except StoreUnavailable as error:  # it runs out by itself
             log.debug("the lease was not given back", error=error.sentence())
-
-
-def _has_worklet(link: Link) -> bool:
-    return link.agent is not None or link.session.container_id is not None
 
 
 async def _finish(work: Coroutine[Any, Any, None]) -> None:

@@ -20,22 +20,26 @@ from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeAlias
 
 from config.logging import get_logger
+from config.masking import Masker
 from sessions.agents import AgentHost
+from sessions.asking import Asking
 from sessions.controls import Controls
-from sessions.asks import Ask, AskId, Decision
 from sessions.edits import Edited
 from sessions.errors import LeaseLost, SessionBusy, StoreUnavailable
 from sessions.events import Observer
+from sessions.filerules import FileRules
 from sessions.holdings import Holdings
 from sessions.link import Patience, Shared
 from sessions.live import LiveSession
 from sessions.options import Options
 from sessions.places import Places
+from sessions.policy import Policy
 from sessions.store import Store
 from sessions.telling import Telling
 from sessions.transcript import Transcript
 from sessions.types import (
     Aside,
+    Attached,
     Prompt,
     Session,
     SessionId,
@@ -63,7 +67,7 @@ class Bell(Protocol):
     async def ring(self, session_id: SessionId) -> None: ...
 
 
-class Sessions:
+class Sessions(Asking):
     def __init__(
         self,
         store: Store,
@@ -74,17 +78,24 @@ class Sessions:
         patience: Patience | None = None,
         lease_seconds: float = 15.0,
         bell: Bell | None = None,
+        policy: Policy | None = None,
         options: Options | None = None,
+        files: FileRules | None = None,
+        masker: Masker | None = None,
+        secrets: Callable[[Session], Sequence[str]] = lambda _: (),
     ) -> None:
         """`env` goes to every worklet; `max_sessions` have one at the same time.
 
         `lease_seconds`: after so long another replica on the same PostgreSQL takes a silent one's sessions over.
-        `bell` tells other replicas at once, instead of at their reaper's next pass.
+        `policy`: what Claude may do without asking. `bell` tells other replicas at once, instead of at their reaper's
+        next pass. `files`: which are taken.
+        `masker` takes secrets out of what agents say; `secrets`: those that a session has of its own.
         """
         self.store = store
         self.options = options or Options(store.db)
         self.transcript = Transcript(store.db, store.clock)
         self.controls = Controls(store.db, store, self.transcript, store.clock)
+        self.files = files or FileRules()
         self._host = host
         self._bell = bell
         self._telling = Telling(store, self.transcript)
@@ -99,6 +110,11 @@ class Sessions:
             dict(env or {}),
             patience or Patience(),
             self._collect,
+            self.files,
+            masker=masker or Masker(),
+            secrets=secrets,
+            policy=policy or Policy(),
+            tell_ask=self._telling.ask,
         )
         self._backlog: Backlog | None = None
         self._live: dict[SessionId, LiveSession] = {}
@@ -169,12 +185,20 @@ class Sessions:
         """Keeps what was said in threads that have a session. Idempotent. Raises StoreUnavailable."""
         await self.store.asides.add(asides, self.store.clock())
 
-    async def amend(self, team: str, channel: str, source_id: str, text: str | None, edited_ts: str) -> Turn | None:
-        """A message was edited, or deleted (`text` None): the turn that waits for it follows.
+    async def amend(
+        self,
+        team: str,
+        channel: str,
+        source_id: str,
+        text: str | None,
+        edited_ts: str,
+        files: Sequence[Attached] | None = None,
+    ) -> Turn | None:
+        """A message was edited, or deleted (`text` None): the turn that waits for it follows. `files` None: as before.
 
         None: no turn waits for it. It is remembered for a message that is still to come. Raises StoreUnavailable.
         """
-        edited, now = Edited(text, edited_ts), self.store.clock()
+        edited, now = Edited(text, edited_ts, files), self.store.clock()
         turn = await self.store.edits.amend(team, channel, source_id, edited, by=None, now=now)
         if turn is not None and turn.state.settled:
             await self._settled_elsewhere(turn)
@@ -204,8 +228,11 @@ class Sessions:
         if turn.state is not TurnState.CUT:
             return None
         session = await self.store.get(turn.session_id)
-        text = turn.text if how == "again" else _CONTINUE
-        return await self.submit(Prompt(session.thread, f"resume:{turn.id}", ts, by, text, starts=False))
+        text, files = _CONTINUE, tuple[Attached, ...]()
+        if how == "again":
+            text, files = turn.text, await self.store.files.attached(turn.id)
+        prompt = Prompt(session.thread, f"resume:{turn.id}", ts, by, text, starts=False, files=files)
+        return await self.submit(prompt)
 
     async def opened(self, session_id: SessionId, thread_ts: str) -> Session:
         """The door has posted the thread's root message. Raises SessionNotFound, SessionError, StoreUnavailable."""
@@ -302,26 +329,6 @@ class Sessions:
             await self._holdings.release(acquired[0])
         return True
 
-    # -- change: what Claude asks ---------------------------------------------------------
-
-    async def decide(self, ask_id: AskId, decision: Decision, by: str) -> Ask:
-        """Stores what somebody decided, with a row in the audit; Claude hears of it afterwards, over any restart.
-
-        Raises AskClosedAlready (with the ask: who decided what), AskNotFound, StoreUnavailable.
-        """
-        ask = await self.store.asks.decide(ask_id, decision, by, self.store.clock())
-        log.info("decided", ask=ask.id, session=ask.session_id, tool=ask.tool, state=ask.state.value, by=by)
-        self._telling.ask(ask)
-        await self._ring_all(ask.session_id)
-        return ask
-
-    async def ask(self, ask_id: AskId) -> Ask | None:
-        return await self.store.asks.get(ask_id)
-
-    async def asks(self, *, session_id: SessionId | None = None, user_id: str | None = None) -> list_[Ask]:
-        """What waits for people, of a session or of the sessions that somebody began; the oldest first."""
-        return await self.store.asks.open_ones(session_id=session_id, user_id=user_id)
-
     # -- change: what needs no turn ---------------------------------------------------------
 
     async def ask_agent(self, session_id: SessionId, subtype: str, **fields: Any) -> dict[str, Any] | None:
@@ -343,6 +350,22 @@ class Sessions:
             log.info("the model is set with the next prompt", session=session_id, why=repr(error))
         return await self.controls.configure(session_id, model=model)
 
+    async def choose_mode(self, session_id: SessionId, mode: str) -> Session:
+        """The permission mode (sessions.controls.MODES), like the model. What an approved plan goes back to is kept.
+
+        Raises AgentRefused (the process stays in its mode until its next prompt), SessionNotFound, StoreUnavailable.
+        """
+        before = (await self.store.get(session_id)).mode
+        columns = {"mode_before": before if before != "plan" else None} if mode == "plan" else {"mode_before": None}
+        session = await self.controls.configure(session_id, mode=mode, **columns)
+        if live := self._live.get(session_id):
+            live.configured(session)
+            try:
+                await live.permit()
+            except (AgentGone, TimeoutError) as error:
+                log.info("the mode is set with the next prompt", session=session_id, why=repr(error))
+        return session
+
     async def fork(self, session_id: SessionId, source_id: str, by: str) -> Session:
         """A session of its own that goes on from here, on a copy of the workspace. It has no thread: see `opened`.
 
@@ -358,6 +381,7 @@ class Sessions:
 
     async def _settled_elsewhere(self, turn: Turn) -> None:
         """The table has the turn's end already: its runner, if it was about it, and observers are told."""
+        await self._take_back(turn)
         self._telling.settled(turn)
         live = self._live.get(turn.session_id)
         if live is not None and live.turn is not None and live.turn.id == turn.id:
@@ -458,7 +482,7 @@ class Sessions:
     async def _look_again(self, session_id: SessionId) -> None:
         """A turn may have come in while the session fell asleep."""
         try:
-            if await self.store.next_turn(session_id) is not None:
+            if (await self.store.next_work(session_id))[0] is not None:
                 self.ring(session_id)
         except StoreUnavailable as error:
             log.warning("left to the reaper", session=session_id, error=error.sentence())

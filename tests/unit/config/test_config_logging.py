@@ -2,11 +2,13 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 import structlog
 
 from config.logging import bind, configure, get_logger
+from config.masking import MASK, Masker
 
 
 @pytest.fixture(autouse=True)
@@ -40,3 +42,19 @@ def test_debug_shows_what_is_hidden_otherwise() -> None:
         logging.getLogger("slack_sdk").info("retrying")
         assert ("edit sent" in out.getvalue()) is debug
         assert ("retrying" in out.getvalue()) is debug
+
+
+@pytest.mark.parametrize("style", ["console", "json"])
+def test_no_secret_gets_into_the_log(style: Literal["console", "json"]) -> None:
+    secret, out = "hunter2-hunter2", io.StringIO()
+    configure(style, stream=out, masker=Masker([secret]))
+    log = get_logger("flow.test")
+    try:
+        raise ValueError(f"no such key: {secret}")
+    except ValueError as error:
+        log.exception(f"refused {secret}", given={"in": [secret]}, error=error)
+    logging.getLogger("some.library").warning("calling https://me:%s@example.com with %r", secret, {"k": secret})
+    assert "refused" in out.getvalue()
+    assert "Traceback" in out.getvalue()
+    assert secret not in out.getvalue()
+    assert out.getvalue().count(MASK) >= 5

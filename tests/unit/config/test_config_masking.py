@@ -171,6 +171,12 @@ def test_only_the_value_goes() -> None:
     assert MASKER.text(f"{_KEY.format('MIIEow' * 40)}\nNext.") == f"{MASK}\nNext."
 
 
+@pytest.mark.parametrize("before", ["", " ", '"', "=", "\n", "\\n", "%3D", "\x1b[32m", "\x1b[1m", "x-", "é"])
+def test_a_token_is_found_after_anything_but_a_letter_or_digit(before: str) -> None:
+    for token in ("ghp_" + "a1B2" * 9, "sk-ant-api03-" + "a1B2" * 9, "eyJ" + "a1B2" * 3 + ".eyJ" + "a1B2" * 3 + ".x"):
+        assert MASKER.text(before + token) == before + MASK
+
+
 def test_only_what_may_be_a_beginning_is_held_back() -> None:
     stream = MASKER.stream()
     assert stream.feed("Here it is: sk-ant-api0") == "Here it is: "

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from config.masking import secrets_of
 from config.settings import AccessSettings, LimitSettings, SettingsError, known, load
 
 
@@ -159,6 +160,21 @@ def test_who_may_and_how_much(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (access.users, access.groups, access.channels) == (("U1", "W2"), ("S1",), ("C1", "G2"))
     assert (access.admins, access.guests, access.external) == (("U3",), True, False)
     assert (limits.turn, limits.month, limits.hard) == (2.5, None, 2.0)
+
+
+def test_further_values_to_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOW_MASK", "hunter2-hunter2, correct horse,")
+    monkeypatch.setenv("SLACK_BOT_TOKEN", "xoxb-of-ours")
+    monkeypatch.setenv("FLOW_DSN", "postgresql://flow:of-the-database@localhost/flow")
+    settings = load()
+    assert [value.get_secret_value() for value in settings.mask.values] == ["hunter2-hunter2", "correct horse"]
+    assert "hunter2" not in repr(settings)
+    known = secrets_of(settings)
+    assert {"hunter2-hunter2", "correct horse", "xoxb-of-ours", "of-the-database"} <= set(known)
+    monkeypatch.setenv("FLOW_MASK", "the")
+    with pytest.raises(SettingsError, match="at least 6 characters") as e:
+        load()
+    assert '"the"' not in e.value.sentence()
 
 
 def test_every_setting_is_in_the_readme() -> None:
