@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bot.markdown import size
-from bot.parts import PLAIN_LIMIT, ROOT, Part, plain, sectioned, shortened
+from bot.parts import PLAIN_LIMIT, ROOT, Part, common, plain, sectioned, shortened
 from bot.renderer import TurnView
 from bot.schedule import Method
 from bot.store import Posted
@@ -14,7 +14,7 @@ from sessions.types import SessionId, TurnId
 
 log = get_logger(__name__)
 
-BLOCKS, SECTIONS, PLAIN, HOPELESS = range(4)  # how simply a message has to be put for Slack to take it
+BLOCKS, COMMON, SECTIONS, PLAIN, HOPELESS = range(5)  # how simply a message has to be put for Slack to take it
 
 
 @dataclass(slots=True)
@@ -162,6 +162,8 @@ def _in_form(part: Part, message: Message) -> Part:
     """Plain text of any length can be posted, but not edited."""
     if message.form == BLOCKS:
         return part
+    if message.form == COMMON:
+        return common(part)
     if message.form == SECTIONS:
         return sectioned(part)
     return plain(part) if message.ts is None else shortened(plain(part))

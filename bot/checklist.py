@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from bot.markdown import clean, size
-from bot.parts import Block
+from bot.parts import Block, listed
 from worklets.events import ToolFinished, ToolStarted
 
 _SHOWN, _WIDTH = 10, 70
 ROOM = _SHOWN * (_WIDTH + 4) + 100  # units that the whole takes at most
-_SIGNS = {"pending": "☐", "in_progress": "◐", "completed": "☑"}
 _CARDS = {"pending": "pending", "in_progress": "in_progress", "completed": "complete"}  # docs.slack.dev, task card
 
 
@@ -94,7 +93,8 @@ class Checklist:
         """`plan`: as Slack's plan block, which not every workspace takes. None of an empty list."""
         if not self._items:
             return []
-        return [self._plan()] if plan else [self._plain()]
+        made = self._plan()
+        return [made if plan else listed(made)]
 
     @property
     def _title(self) -> str:
@@ -110,19 +110,6 @@ class Checklist:
             cards.append(_card("more", f"{rest} more", "pending"))
         return {"type": "plan", "title": self._title, "tasks": cards}
 
-    def _plain(self) -> Block:
-        first, shown, rest = self._window()
-        lines = [[_piece(self._title, bold=True)]]
-        if first:
-            lines.append([_piece(f"☑ {first} earlier")])
-        for item in shown:
-            style = {"completed": {"strike": True}, "in_progress": {"bold": True}}.get(item.state, {})
-            lines.append([_piece(f"{_SIGNS[item.state]} "), _piece(item.words, **style)])
-        if rest:
-            lines.append([_piece(f"… and {rest} more")])
-        joined = [piece for number, line in enumerate(lines) for piece in ([_piece("\n")] if number else []) + line]
-        return {"type": "rich_text", "elements": [{"type": "rich_text_section", "elements": joined}]}
-
     def _window(self) -> tuple[int, list[_Item], int]:
         """How many are left out before, the items that are shown, how many are left out after them."""
         items = list(self._items.values())
@@ -135,18 +122,13 @@ def _card(task_id: str, title: str, status: str) -> Block:
     return {"type": "task_card", "task_id": task_id, "title": title, "status": status}
 
 
-def _piece(text: str, **style: bool) -> Block:
-    piece: Block = {"type": "text", "text": text}
-    return piece | {"style": style} if style else piece
-
-
 def _text(data: Mapping[str, Any], key: str) -> str:
     return str(data.get(key) or "")
 
 
 def _state(data: Mapping[str, Any]) -> str:
     state = data.get("status")
-    return state if state in _SIGNS else "pending"
+    return state if state in _CARDS else "pending"
 
 
 def _clip(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bot.markdown import clip, escape, size
@@ -14,6 +14,10 @@ Block = dict[str, Any]
 FALLBACK_LIMIT = 3_000  # chat.update refuses a `text` above 4,000
 PLAIN_LIMIT = 3_900
 ROOT = -1  # index of the message that opens a thread
+
+
+#: How the states of a plan's tasks look in a list: a sign, and a style.
+_TASKS = {"pending": ("☐", ""), "in_progress": ("◐", "bold"), "complete": ("☑", "strike")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,22 @@ def actions(*buttons: Block) -> Block:
     return {"type": "actions", "elements": list(buttons)}
 
 
+def common(part: Part) -> Part:
+    """The same without blocks that not every workspace has: plans as lists."""
+    blocks = tuple(listed(block) if block["type"] == "plan" else block for block in part.blocks)
+    return replace(part, blocks=blocks)
+
+
+def listed(plan: Block) -> Block:
+    """A plan block as lines of rich text, where nothing is parsed (docs.slack.dev, rich text)."""
+    pieces: list[Block] = [{"type": "text", "text": str(plan["title"]), "style": {"bold": True}}]
+    for task in plan["tasks"]:
+        sign, style = _TASKS[task["status"]]
+        pieces.append({"type": "text", "text": f"\n{sign} "})
+        pieces.append({"type": "text", "text": str(task["title"])} | ({"style": {style: True}} if style else {}))
+    return {"type": "rich_text", "elements": [{"type": "rich_text_section", "elements": pieces}]}
+
+
 def sectioned(part: Part) -> Part:
     """The same words in sections of plain text, which Slack has no way to misread; and the buttons."""
     blocks: list[Block] = []
@@ -99,6 +119,8 @@ def _texts(blocks: tuple[Block, ...]) -> list[str]:
             found += [_unescape(element["text"]) for element in block["elements"]]
         elif block["type"] == "section":
             found.append(_unescape(block["text"]["text"]))
+        elif block["type"] == "plan":
+            found += _texts((listed(block),))
         elif block["type"] == "rich_text":
             found += [_rich(element) for element in block["elements"]]
     return found

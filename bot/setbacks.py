@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from bot.answer import HOPELESS, PLAIN, Action, Answer, Message, Search
+from bot.answer import BLOCKS, HOPELESS, PLAIN, SECTIONS, Action, Answer, Search
 from bot.outage import Outage
-from bot.parts import ROOT
+from bot.parts import ROOT, common
 from bot.refusals import Meaning, Refusal, place_sentence, refusal
 from bot.schedule import Clock, Method, Schedule, Urgency
 from bot.sending import Sender
@@ -111,7 +111,7 @@ class Setbacks:
         entry.tries += action.method in (Method.POST, Method.EDIT)
         if entry.tries and entry.tries % _PATIENCE_5XX == 0:
             log.error("Slack fails on this message again and again; sending a simpler one", **known)
-            self._simplify(action.message)
+            self._simplify(action)
 
     def _token_refused(self, entry: Entry, action: Action, said: Refusal, known: dict[str, Any], era: int) -> None:
         """Until somebody mends the app: then all goes on by itself."""
@@ -136,7 +136,7 @@ class Setbacks:
                 await self._gone(entry, action, said, known)
             case Meaning.CONTENT:
                 log.warning("Slack refused the blocks; sending simpler ones", **known)
-                self._simplify(message)
+                self._simplify(action)
             case Meaning.CHANNEL if looking and said.error == "thread_not_found":
                 await self._sender.looked(answer)  # with its root and all replies gone, ours are gone too
             case Meaning.CHANNEL:
@@ -162,8 +162,11 @@ class Setbacks:
         await self._sender.forget(entry.answer, action)
         log.info("a message is gone", again=not message.lost, **known)
 
-    def _simplify(self, message: Message) -> None:
-        if message.form < PLAIN:
+    def _simplify(self, action: Action) -> None:
+        message, part = action.message, action.part
+        if message.form == BLOCKS and part is not None and common(part) == part:
+            message.form = SECTIONS
+        elif message.form < PLAIN:
             message.form += 1
         else:
             message.form, message.lost = HOPELESS, True
