@@ -32,6 +32,7 @@ chaos: setup ## RUNS=200: kill the bot so often, then all else; SEED=1 decides w
 	$(BIN)/python -m pytest tests/chaos --chaos-runs=$(RUNS) --chaos-answers=500 --chaos-seed=$(SEED) $(PYTEST_ARGS)
 	$(BIN)/python -m pytest --hypothesis-profile=chaos --timeout=3600 \
 		tests/unit/sessions/test_sessions_stateful.py tests/unit/sessions/test_sessions_rounds.py
+	$(BIN)/python -m pytest --hypothesis-profile=chaos --timeout=3600 tests/unit/bot/test_bot_anymarkdown.py
 
 check: setup ## lint, format, types, layers
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
@@ -28,7 +28,10 @@ _FILES = frozenset(
         " pl png proto ps py rb rs scss sh sql svg swift tex tf toml ts tsx txt vue xml yaml yml",
     )
 )
-_DEFINITION = re.compile(r"^([ \t>]*\[[^\[\]\n]+\]):", re.MULTILINE)
+_DEFINITION = re.compile(r"^([ \t>*+\d.)-]*\[(?:\\.|[^\[\]\\]){1,500}\]):", re.MULTILINE)
+_ADDRESS = re.compile(r"\s*<?(?:[a-z][a-z0-9+.-]*:|//|www\.)", re.IGNORECASE)
+_LINE_SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
+_SPAN = re.compile(r"(?<!`)(`+)(?!`)((?:[^\n]|\n(?![ \t]*\n)){1,2000}?)(?<!`)\1(?!`)")
 ZERO_WIDTH = "\u200b"
 
 
@@ -40,6 +43,10 @@ class Link:
     opening: int
     closing: int
     end: int
+
+    def of(self, text: str) -> tuple[str, str]:
+        """Label and target."""
+        return text[self.opening + 1 : self.closing], text[self.closing + 2 : self.end - 1]
 
 
 def links(text: str) -> Iterator[Link]:
@@ -55,18 +62,29 @@ def links(text: str) -> Iterator[Link]:
                 yield Link(opening - image, opening, match.start(), target.end())
 
 
-def honest(text: str, masked: str) -> str:
-    """The text with disguised links written out, `label (address)`. `masked`: without code, as long as the text.
+def honest(text: str, in_code: Callable[[int], bool]) -> str:
+    """The text with disguised links written out, `label (address)`, or within code taken apart by a zero-width space.
 
+    `in_code`: whether the character at this place is in a code block. What is code to us may be none to Slack, so
+    links are looked for both with and without code spans, and in blocks too. The lines stay those that they were.
     Definitions (`[1]: https://…`) are shown as text too: a reader could not see them, and a cut takes them from the
     links that use them.
     """
     gone: dict[int, str] = {}
-    for link in links(masked):
-        label, target = text[link.opening + 1 : link.closing], text[link.closing + 2 : link.end - 1]
-        if disguised(label, target):
-            gone |= {link.begin: "", link.opening: "", link.closing: " "}
-    gone |= {match.end() - 1: f"{ZERO_WIDTH}:" for match in _DEFINITION.finditer(masked)}
+    if "](" in text:
+        masked = (_masked(_LINE_SPAN, text), _masked(_SPAN, text))
+        for source in (*masked, text):
+            for link in links(source):
+                if link.closing in gone or not disguised(*link.of(text)):
+                    continue
+                if source not in masked or in_code(link.opening) or in_code(link.closing):
+                    gone[link.closing] = f"]{ZERO_WIDTH}"
+                else:
+                    apart = " " if text[link.begin - 1 : link.begin].isalnum() else ""
+                    gone |= {link.begin: "", link.opening: apart, link.closing: " "}
+    for match in _DEFINITION.finditer(text):
+        if _ADDRESS.match(text, match.end()) or not in_code(match.start()):
+            gone[match.end() - 1] = f"{ZERO_WIDTH}:"
     if not gone:
         return text
     out, end = [], 0
@@ -74,6 +92,11 @@ def honest(text: str, masked: str) -> str:
         out += [text[end:at], gone[at]]
         end = at + 1
     return "".join([*out, text[end:]])
+
+
+def _masked(spans: re.Pattern[str], text: str) -> str:
+    """As long as the text, with code spans made meaningless."""
+    return spans.sub(lambda span: "x" * len(span[0]), text)
 
 
 def disguised(label: str, target: str) -> bool:

@@ -6,12 +6,14 @@ the limit, so it stays where it is when more text arrives.
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import re
 import unicodedata
 from dataclasses import dataclass
 
 from bot.links import ZERO_WIDTH, honest
-from bot.structure import FENCE_ROOM, MOST_ROWS, Fence, Open, State, Table, after, begins_table, columns
+from bot.structure import FENCE_ROOM, MOST_ROWS, Fence, Open, State, Table, after, begins_table, columns, ends_fence
 from bot.structure import items as items_of
 
 __all__ = ["Cut", "Fence", "Measure", "Open", "Table", "clean", "clip", "cut", "escape", "measure", "neutralise"]
@@ -55,7 +57,7 @@ def clean(text: str) -> str:
 def size(text: str) -> int:
     """UTF-16 units that the text takes at most after `neutralise`."""
     units = len(text) if text.isascii() else len(text.encode("utf-16-le", "surrogatepass")) // 2
-    return units + 3 * text.count("<") + text.count("]:")
+    return units + 3 * text.count("<") + text.count("]:") + text.count("](")
 
 
 def escape(text: str) -> str:
@@ -119,27 +121,25 @@ def neutralise(text: str, fence: Open | None = None) -> str:
     Slack parses its own tokens inside Markdown too. Outside code `<` becomes an entity; in code, where entities are
     shown as they are, a zero-width space breaks the token.
     """
-    out: list[str] = []
-    prose: list[str] = []
-    state = State(fence)
-    for line in text.split("\n"):
-        then = after(line, state)
-        if isinstance(state.open, Fence) or isinstance(then.open, Fence):
-            out += _harmless(prose)
-            prose = []
-            out.append(_LIVE_IN_CODE.sub("<" + ZERO_WIDTH, line))
-        else:
-            prose.append(line)
-        state = then
-    return "\n".join([*out, *_harmless(prose)])
-
-
-def _harmless(lines: list[str]) -> list[str]:
-    """Of lines outside code."""
-    text = "\n".join(lines)
+    lines = text.split("\n")
+    code = _code_lines(lines, fence)
     if "]" in text:
-        lines = honest(text, _CODE_SPAN.sub(lambda span: "x" * len(span[0]), text)).split("\n")
-    return [_neutral_line(line) if "<" in line else line for line in lines]
+        starts = list(itertools.accumulate((len(line) + 1 for line in lines), initial=0))
+        lines = honest(text, lambda at: code[bisect.bisect_right(starts, at) - 1]).split("\n")
+    return "\n".join(
+        (_LIVE_IN_CODE.sub("<" + ZERO_WIDTH, line) if inside else _neutral_line(line)) if "<" in line else line
+        for line, inside in zip(lines, code, strict=True)
+    )
+
+
+def _code_lines(lines: list[str], before: Open | None) -> list[bool]:
+    """Of each line whether it belongs to a code block, its fences too."""
+    state, found = State(before), []
+    for line in lines:
+        then = after(line, state)
+        found.append(isinstance(then.open, Fence) or (isinstance(state.open, Fence) and ends_fence(line, state.open)))
+        state = then
+    return found
 
 
 def _neutral_line(line: str) -> str:
@@ -318,7 +318,7 @@ def _joined(text: str, at: int) -> bool:
     before, after_it = text[at - 1], text[at]
     if "\U0001f1e6" <= before <= "\U0001f1ff" and "\U0001f1e6" <= after_it <= "\U0001f1ff":  # flags are pairs
         run = at
-        while run > 0 and at - run < _SIGN_ROOM and "\U0001f1e6" <= text[run - 1] <= "\U0001f1ff":
+        while run > 0 and "\U0001f1e6" <= text[run - 1] <= "\U0001f1ff":
             run -= 1
         return (at - run) % 2 == 1
     hangul = "\u1100" <= before <= "\ud7ff" and "\u1160" <= after_it <= "\u11ff"

@@ -53,7 +53,7 @@ class State:
 
 def after(line: str, state: State) -> State:
     """The state after this line (without its line break), given the one before it."""
-    if isinstance(state.open, Fence):
+    if isinstance(state.open, Fence) and not _leaves_quote(line, state.open):
         return State(_in_fence(line, state.open))
     if (fence := _opened(line)) is not None:
         return State(fence)
@@ -100,7 +100,16 @@ def _opened(line: str) -> Fence | None:
     marks = marks[: FENCE_ROOM - 4]
     plain = indent in ("", " ", "  ", "   ")
     indent = indent[-8:]
-    return Fence(f"{indent}{marks}{rest.strip()[:40]}", indent[:2] + marks, doubtful=not plain)
+    return Fence(f"{indent}{marks}{rest.strip()[:40]}", indent[-2:] + marks, doubtful=not plain)
+
+
+def ends_fence(line: str, fence: Fence) -> bool:
+    return not _leaves_quote(line, fence) and _in_fence(line, fence) is None
+
+
+def _leaves_quote(line: str, fence: Fence) -> bool:
+    """A fence ends with the quote that it stands in."""
+    return ">" in fence.closer and not line.lstrip().startswith(">")
 
 
 def _in_fence(line: str, fence: Fence) -> Fence | None:

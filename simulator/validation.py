@@ -36,6 +36,7 @@ logging.getLogger("slack_sdk.models.blocks.blocks").addFilter(lambda record: "Un
 
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,}).*?(?:^ {0,3}\1|\Z)", re.MULTILINE | re.DOTALL)
 _HEADING_OR_RULE = re.compile(r"^ {0,3}(?:#{1,6}(?:\s|$)|(?:-\s*){3,}$|(?:\*\s*){3,}$|(?:_\s*){3,}$)", re.MULTILINE)
+_DASHES = re.compile(r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*")
 
 
 def check_content(content: Mapping[str, Any]) -> None:
@@ -59,7 +60,7 @@ def check_blocks(blocks: Any) -> None:
     problems += _duplicate_ids(blocks)
     if problems:
         raise SlackError("invalid_blocks", *(f"[ERROR] {problem}" for problem in problems))
-    if sum(block.get("type") == "table" for block in blocks) > 1:
+    if tables(blocks) > 1:
         raise SlackError("invalid_attachments", "[ERROR] only_one_table_allowed")
     if expanded_items(blocks) > MAX_ITEMS:
         raise SlackError(
@@ -82,6 +83,20 @@ def expanded_items(blocks: list[Json]) -> int:
         for block in blocks
         if block.get("type") == "markdown"
     )
+
+
+def tables(blocks: list[Json]) -> int:
+    """Table blocks, and the tables in Markdown: a line with cells, one of dashes, and all up to a blank line."""
+    count = 0
+    for block in blocks:
+        count += block.get("type") == "table"
+        before, inside = "", False
+        for line in _FENCE.sub("", str(block.get("text", ""))).split("\n") if block.get("type") == "markdown" else ():
+            begins = not inside and "|" in before and "|" in line and _DASHES.fullmatch(line) is not None
+            inside = begins or (inside and bool(line.strip()))
+            count += begins
+            before = line
+    return count
 
 
 def check_block(block: Json, path: str) -> Iterator[str]:

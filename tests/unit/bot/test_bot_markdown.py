@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bot.markdown import Fence, clean, clip, cut, measure, neutralise, size
+from bot.markdown import Fence, Open, Table, clean, clip, cut, measure, neutralise, render, size
 
 LIVE = re.compile(r"<(?:[@#!][A-Za-z]|https?:|mailto:)")
 PIECES = st.sampled_from(
@@ -21,8 +21,9 @@ PIECES = st.sampled_from(
 TEXTS = st.lists(PIECES, max_size=120).map("".join)
 
 
-def split(text: str, limit: int = 300, items: int = 6) -> list[tuple[str, Fence | None, Fence | None]]:
-    pieces, fence = [], None
+def split(text: str, limit: int = 300, items: int = 6) -> list[tuple[str, Open | None, Open | None]]:
+    pieces: list[tuple[str, Open | None, Open | None]] = []
+    fence: Open | None = None
     while (place := cut(text, limit, items, fence)) is not None:
         pieces.append((text[: place.end], fence, place.measure.fence))
         text, fence = text[place.end :], place.measure.fence
@@ -112,3 +113,93 @@ def test_an_emoji_sequence_is_not_torn() -> None:
 
 def test_what_no_json_body_carries_is_replaced() -> None:
     assert clean("a\x00b\ud800c\td\n") == "a\ufffdb\ufffdc\td\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("[https://good.com](https://evil.com)", "https://good.com (https://evil.com)"),
+        ("see [good.com](https://evil.com/x 'y').", "see good.com (https://evil.com/x 'y')."),
+        ("![www.good.com](https://evil.com)", "www.good.com (https://evil.com)"),
+        ("[**https:&#47;/good.com**](https://evil.com)", "**https:&#47;/good.com** (https://evil.com)"),
+        ("[https://good.com\n](https://evil.com)", "https://good.com\n (https://evil.com)"),
+        ("[[[good.com]]](https://evil.com)", "[[good.com]] (https://evil.com)"),
+        ("[https://good.com@evil.com](https://evil.com)", "[https://good.com@evil.com](https://evil.com)"),
+        ("[\uff47ood.com](https://evil.com)", "\uff47ood.com (https://evil.com)"),
+        ("[good.com](mailto:me@evil.com)", "good.com (mailto:me@evil.com)"),
+        ("[good.com][1]\n\n[1]: https://evil.com", "[good.com][1]\n\n[1]\u200b: https://evil.com"),
+        ("`[good.com](https://evil.com)`", "`[good.com]\u200b(https://evil.com)`"),
+    ],
+)
+def test_a_link_that_says_another_address_shows_its_own(source: str, shown: str) -> None:
+    assert neutralise(source) == shown
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "[the docs](https://example.com)",
+        "[example.com](https://www.example.com/a)",
+        "[example.com](https://docs.example.com)",
+        "[https://example.com/a](https://example.com/b)",
+        "[main.py](https://github.com/a/b/blob/x/main.py#L3)",
+        "[src/app.py](src/app.py)",
+        "[version 1.2.3](https://example.com)",
+        "`a[0](x)` and [x] done",
+    ],
+)
+def test_an_honest_link_stays(source: str) -> None:
+    assert neutralise(source) == source
+
+
+TABLE = "| name | value |\n|---|---|\n" + "".join(f"| row{n} | {n} |\n" for n in range(60))
+
+
+def test_a_table_goes_on_below_its_header() -> None:
+    (first, before, left), (second, again, _), *_ = split(TABLE)
+    assert before is None
+    assert left == again == Table("| name | value |\n|---|---|", "")
+    assert first.endswith("|\n")
+    assert render(second, again, None).startswith("| name | value |\n|---|---|\n| row")
+
+
+def test_a_second_table_waits_for_the_next_message() -> None:
+    text = "One:\n\n|a|\n|-|\n|1|\n\nTwo:\n\n|b|\n|-|\n|2|\n"
+    place = cut(text, 1_000, 40)
+    assert place is not None
+    assert text[place.end :] == "|b|\n|-|\n|2|\n"
+    assert place.measure.tables == 1
+    assert cut("|b|\n|-|\n|2|\n", 1_000, 40, None, 0) is not None
+    assert cut("|b|\n|-|\n|2|\n", 1_000, 40, None, 1) is None
+
+
+def test_no_cut_stands_between_a_header_and_its_dashes() -> None:
+    for words in range(1, 60):
+        text = "word " * words + "\n" + TABLE
+        for raw, _, _ in split(text)[:-1]:
+            assert not raw.endswith("| name | value |\n")
+
+
+def test_what_grows_looks_as_it_will() -> None:
+    assert render("```py\nx = 1", None, None, growing=True) == "```py\nx = 1\n```"
+    assert render("```py\nx = 1\n``", None, None, growing=True) == "```py\nx = 1\n```"
+    assert render("```py\nx = 1\n```", None, None, growing=True) == "```py\nx = 1\n```"
+    assert render("| a | b |\n", None, None, growing=True) == "| a | b |\n|---|---|"
+    assert render("| a | b |\n|--", None, None, growing=True) == "| a | b |\n|---|---|"
+    assert render("| a | b |\n", None, None) == "| a | b |"
+
+
+@pytest.mark.parametrize(
+    "sign", ["\U0001f1e9\U0001f1ea", "e\u0301\u0302", "\u1100\u1161\u11a8", "👍🏽", "1\ufe0f\u20e3"]
+)
+def test_no_sign_is_torn(sign: str) -> None:
+    for before in range(280 - 2 * len(sign), 290):
+        for raw, _, _ in split("a" * before + sign * 80):
+            assert raw.strip("a").replace(sign, "") == ""
+
+
+@pytest.mark.parametrize("token", ["[a label](https://example.com/path)", "`code span`", "&amp;", "<https://a.b|c>"])
+def test_nothing_that_belongs_together_is_cut(token: str) -> None:
+    for before in range(240, 300):
+        pieces = [raw for raw, _, _ in split("a" * before + token + "b" * 300)]
+        assert any(token in raw for raw in pieces), pieces

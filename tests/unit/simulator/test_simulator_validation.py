@@ -35,6 +35,7 @@ def markdown(text: str) -> dict[str, Any]:
         [{"type": "plan", "title": "P", "tasks": [{"type": "task_card", "task_id": "1", "title": "t"}]}],
         [markdown("\n".join(["# h"] * 49))],
         [markdown("```\n" + "# not a heading\n" * 60 + "```")],
+        [markdown("| a | b |\n|---|---|\n" + "|---|---|\n" * 9 + "\n| no | table |\n\n```\n|a|\n|-|\n```")],
     ],
 )
 def test_what_slack_takes_is_taken(blocks: list[dict[str, Any]]) -> None:
@@ -67,6 +68,7 @@ def test_what_slack_takes_is_taken(blocks: list[dict[str, Any]]) -> None:
         ([{"type": "header", "text": {"type": "mrkdwn", "text": "x"}}], "invalid_blocks"),
         ([{"type": "hologram"}], "invalid_blocks"),
         ([{"type": "table", "rows": [[{"type": "raw_text", "text": "a"}]]}] * 2, "invalid_attachments"),
+        ([markdown("|a|\n|-|\n|1|\n\nwords\n\na | b\n--|:-:\n")], "invalid_attachments"),
         ([{"type": "table", "rows": [[{"type": "raw_text", "text": "a"}]] * 101}], "invalid_blocks"),
         ([{"type": "divider", "block_id": "same"}] * 2, "invalid_blocks"),
         (
