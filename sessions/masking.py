@@ -79,9 +79,9 @@ class MaskedEvents:
 
     def _text(self, text: str) -> list[AgentEvent]:
         masked, shown = self._masker.text(text), "".join(self._shown)
+        rest = self._stream.flush() if self._stream else ""
         self.drop_preview()
-        rest = masked[len(shown) :] if shown and masked.startswith(shown) else ""
-        return [TextDelta(rest), Text(masked)] if rest else [Text(masked)]
+        return [TextDelta(rest), Text(masked)] if rest and shown + rest == masked else [Text(masked)]
 
     def event(self, event: AgentEvent) -> AgentEvent:
         """The same object where nothing had to be masked."""
