@@ -13,9 +13,11 @@ from bot.errors import sentence_for
 from bot.inbound import Misspelt, Subcommand, read_command
 from bot.listing import LIVE, help_blocks, sessions_blocks, status_text
 from bot.markdown import clean, clip
+from bot.options import set_level
 from bot.parts import Block, fallback, section
 from bot.stopping import stop_in_channel
 from config.logging import get_logger
+from sessions.options import Level
 from sessions.types import Prompt, Session, SessionState
 
 log = get_logger(__name__)
@@ -66,6 +68,9 @@ async def _answer(door: Door, asked: Subcommand | Misspelt) -> list[Block]:
             return sessions_blocks(mine, door.me, "*Your sessions*", "You have no session that is awake.")
         case "stop":
             return await stop_in_channel(door, asked.channel, asked.user_id)
+        case "quiet" | "normal" | "verbose":
+            said = await set_level(door, "channel", asked.channel, Level(asked.name), asked.user_id)
+            return [section(said)]
         case _:
             return help_blocks(door.me)
 

@@ -31,12 +31,31 @@ def help_text(me: Identity) -> str:
         f"• `/flow <what to do>` opens a thread and starts. So does mentioning @{name}, in a thread or out of one.\n"
         "• Reply in the thread to go on, mention or not. In a direct message every message counts.\n"
         "• `repo=<url>` and `branch=<name>` in the first message bring a repository along.\n"
+        "• `/flow quiet`, `/flow normal` and `/flow verbose` set how much of my work this channel sees.\n"
         "• `/flow sessions` lists your threads, `/flow status` says how I am.\n"
         "• To stop me, press *Stop*, write `stop` in the thread, react with :octagonal_sign:, "
         "or type `/flow stop` in the channel. What is written stays, and you can go on.\n"
         "• What you write while I work waits its turn: press *Now* to have it done at once, or edit or delete it.\n"
         "• A reply that begins with somebody else's name is for them; I only take note.\n"
         "After a while of silence a session falls asleep; your next reply wakes it where it stood."
+    )
+
+
+def thread_help(me: Identity) -> str:
+    """mrkdwn: what can be written in a thread, after the mention."""
+    name = clip(clean(me.bot_name), 80)
+    return (
+        f"*In a thread, write one of these after @{name}, and nothing else:*\n"
+        "• `model opus`, `model sonnet`, `model haiku`: who answers from now on\n"
+        "• `mode plan`, `mode ask`, `mode auto`: make a plan first, ask before changes, or work without asking\n"
+        "• `quiet`, `normal`, `verbose`: how much of my work this thread shows\n"
+        "• `cost` and `context`: what was spent here, and how full my memory is (only you see the answer)\n"
+        "• `compact`, `clear`: shorten what I remember of this thread, or forget it; the workspace stays\n"
+        "• `fork`: a new thread that goes on from here, with a copy of the workspace\n"
+        "• `share #channel`: posts my last answer there\n"
+        "• `stop`: ends what I do here\n"
+        "Claude Code's own commands work too, such as `/compact focus on the tests` or `/review`.\n"
+        "Anything else, a slip of the finger too, is for Claude. `/flow help` tells the rest."
     )
 
 

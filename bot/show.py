@@ -15,6 +15,7 @@ from bot.store import MessageStore
 from config.logging import get_logger
 from sessions.events import AskClosed, AskOpened, LifeEvent, Queued, Released, Settled
 from sessions.manager import Sessions
+from sessions.options import Level
 from sessions.types import Session, SessionId, Turn, TurnId
 from worklets.events import AgentEvent, TextDelta
 
@@ -34,7 +35,11 @@ class Show:
         store: MessageStore,
         clock: Clock = time.monotonic,
         pace: float = 1.0,
+        *,
+        plan: bool = False,
     ) -> None:
+        """`plan`: checklists are shown as Slack's plan blocks."""
+        self._plan = plan
         self._sessions = sessions
         self._answers: dict[TurnId, Answer] = {}
         self._tell: dict[TurnId, Callable[[str], Awaitable[None]]] = {}
@@ -83,7 +88,13 @@ class Show:
     def _new_answer(self, session: Session, turn: Turn) -> Answer:
         thread = session.thread
         opens = thread.thread_ts is None and self._opening.setdefault(session.id, turn.id) == turn.id
-        view = TurnView(turn.id, opens_thread=opens)
+        view = TurnView(
+            turn.id,
+            opens_thread=opens,
+            level=Level(turn.level or Level.NORMAL),
+            mention=turn.user_id if turn.mention else None,
+            plan=self._plan,
+        )
         answer = Answer(turn.id, session.id, thread.channel, thread.thread_ts, turn.ts, view=view)
         if opens:
             answer.root = root_part(session, turn)

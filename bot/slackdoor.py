@@ -29,7 +29,7 @@ from bot.store import MessageStore
 
 if TYPE_CHECKING:
     from bot.inbound import Identity
-    from config.settings import AskSettings, SlackSettings
+    from config.settings import AccessSettings, AskSettings, ShowSettings, SlackSettings
     from sessions.db import Database
     from sessions.manager import Sessions
 
@@ -64,16 +64,33 @@ class SlackDoor:
 
 @asynccontextmanager
 async def open_slack_door(
-    settings: SlackSettings, me: Identity, sessions: Sessions, database: Database, runtime: str, asks: AskSettings
+    settings: SlackSettings,
+    me: Identity,
+    sessions: Sessions,
+    database: Database,
+    runtime: str,
+    asks: AskSettings,
+    access: AccessSettings,
+    files: FileSettings,
+    outgoing: Callable[[str], Outgoing],
+    shown: ShowSettings,
 ) -> AsyncIterator[SlackDoor]:
-    """`me` is what the preflight found; `runtime` is a word for `/flow status`."""
+    """`me` is what the preflight found; `runtime` is a word for `/flow status`; `outgoing(worklet)` is where files come from."""
     bot_token = settings.bot_token.get_secret_value()
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(_CALL_SECONDS), trust_env=True) as http:
         client = web_client(bot_token, settings.api_url, http)
-        show = Show(sessions, Delivery(client, me.bot_id), MessageStore(database))
+        show = Show(sessions, Delivery(client, me.bot_id), MessageStore(database), plan=shown.plan_blocks)
         sessions.observe(show.observe)
-        answerers = Answerers(asks.answerers, asks.approvers)
-        door = Door(sessions, show, client, me, version("flow-slack"), runtime, answerers=answerers)
+        door = Door(
+            sessions,
+            show,
+            client,
+            me,
+            version("flow-slack"),
+            runtime,
+            access=access,
+            answerers=Answerers(asks.answerers, asks.approvers),
+        )
         door.attend()
         socket = SlackSocket(
             app_token=settings.app_token.get_secret_value(),
@@ -82,5 +99,9 @@ async def open_slack_door(
             debug=settings.debug,
             on_connected=door.connected,
         )
-        async with show.outbox, door.after:
+        couriers = Couriers(
+            sessions, client, SentFiles(database, sessions.owner), outgoing, limit=files.limit
+        )
+        sessions.observe(couriers.observe)
+        async with show.outbox, door.after, couriers:
             yield SlackDoor(show, door, socket)

@@ -15,6 +15,7 @@ from unit.sessions.scripted import Process, ScriptedHost
 from waiting import until
 
 import migrations
+from bot.access import Facts
 from bot.app import build_app
 from bot.delivery import Delivery
 from bot.door import Door
@@ -22,6 +23,7 @@ from bot.show import Show
 from bot.socket import SlackSocket, preflight, web_client
 from bot.store import MessageStore
 from bot.tasks import Tasks
+from config.settings import AccessSettings
 from sessions.db import Database, open_database
 from sessions.manager import Sessions
 from sessions.reaper import Reaper
@@ -99,6 +101,9 @@ def starter(path: Path, slack: SlackSimulator, host: ScriptedHost) -> Start:
         deaf_after: float = 25.0,
         pace: float = 1.0,
         now: Callable[[], float] = time.time,
+        access: AccessSettings | None = None,
+        known: bool = True,
+        plan: bool = False,
     ) -> AsyncIterator[Flow]:
         await migrations.upgrade(dsn)
         db = open_database(dsn)
@@ -112,9 +117,12 @@ def starter(path: Path, slack: SlackSimulator, host: ScriptedHost) -> Start:
             ):
                 client = web_client(slack.bot_token, slack.api_url, http)
                 async with Sessions(store, host, max_sessions=max_sessions) as sessions:
-                    show = Show(sessions, Delivery(client, me.bot_id), MessageStore(db), pace=pace)
+                    show = Show(sessions, Delivery(client, me.bot_id), MessageStore(db), pace=pace, plan=plan)
                     sessions.observe(show.observe)
-                    door = Door(sessions, show, client, me, "1.2.3", "scripted", now)
+                    door = Door(sessions, show, client, me, "1.2.3", "scripted", now, access)
+                    if known:  # as if each had written a minute ago
+                        for user in slack.workspace.users.values():
+                            door.access.remember(user.id, Facts(bool(user.guest), bool(user.team)))
                     door.attend()
                     timing = {"ping_interval": min(2.0, deaf_after / 4), "deaf_after": deaf_after}
                     socket = SlackSocket(**tokens, **timing, on_connected=door.connected)
