@@ -19,10 +19,11 @@ EXPLAINED = ("failed", "interrupted", "withdrawn", "cut")
 
 @dataclass(frozen=True)
 class TurnRecord:
-    """A turn and its transcript: `events` are the stored bodies, in order."""
+    """A turn and its transcript: `events` are the stored bodies, in order; `asks` the states of what people saw."""
 
     row: Row
     events: list[dict[str, Any]] = field(default_factory=list)
+    asks: list[str] = field(default_factory=list)
 
     @property
     def id(self) -> str:
@@ -87,6 +88,8 @@ _QUERIES = (
     "select * from turns order by session_id, ts, created_at, id",
     "select turn_id, body from events where turn_id is not null order by id",
     "select source_id from asides",
+    # Without what Flow decided by itself: people were not asked.
+    "select turn_id, state from asks where decision is null or decided_by is not null order by asked_at, id",
 )
 
 
@@ -102,7 +105,7 @@ def _from_sqlite(path: Path) -> list[list[Row]]:
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)
     try:
         connection.row_factory = sqlite3.Row
-        connection.execute("begin")  # one moment for all four
+        connection.execute("begin")  # one moment for all of them
         return [list(map(dict, connection.execute(query))) for query in _QUERIES]
     finally:
         connection.close()
@@ -117,13 +120,16 @@ async def _from_postgres(dsn: str) -> list[list[Row]]:
         await connection.close()
 
 
-def _assembled(sessions: list[Row], turns: list[Row], events: list[Row], asides: list[Row]) -> Records:
+def _assembled(sessions: list[Row], turns: list[Row], events: list[Row], asides: list[Row], asks: list[Row]) -> Records:
     said: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in events:
         said[row["turn_id"]].append(json.loads(row["body"]))
+    asked: defaultdict[str, list[str]] = defaultdict(list)
+    for row in asks:
+        asked[row["turn_id"]].append(str(row["state"]))
     of_session: defaultdict[str, list[TurnRecord]] = defaultdict(list)
     for row in turns:
-        of_session[row["session_id"]].append(TurnRecord(row, said[row["id"]]))
+        of_session[row["session_id"]].append(TurnRecord(row, said[row["id"]], asked[row["id"]]))
     return Records(
         [SessionRecord(row, of_session[row["id"]]) for row in sessions], {str(row["source_id"]) for row in asides}
     )

@@ -16,6 +16,14 @@ ROOT = -1  # the part that opens the thread of a slash command
 _TOOL = re.compile(r"^\s*([▸✓✗■]) (?!Stopped|Taken back|Cut off)")
 _DIFF = re.compile(r"diff(_\d)?")
 _OUTPUT = re.compile(r"\n```\n.*?\n```", re.DOTALL)  # of a tool, below its line
+_ASK = re.compile("[🔐❓📋💰] ")  # how the headline of what Claude asks begins
+_ENDED = {
+    "allowed": re.compile("✓ "),
+    "denied": re.compile("✗ |↻ |■ (?!Withdrawn)"),
+    "answered": re.compile("✓ "),
+    "withdrawn": re.compile("■ Withdrawn"),
+    "expired": re.compile("⌛ Expired"),
+}
 _FENCE = re.compile(r"^\s*(```|~~~)\S*\s*$", re.MULTILINE)
 
 
@@ -32,7 +40,9 @@ class Message:
 
     @property
     def words(self) -> str:
-        """The answer's text, without white space and fences: pages may be cut anywhere."""
+        """The answer's text, without white space and fences: pages may be cut anywhere. A plan to approve is none."""
+        if self.asks:
+            return ""
         return compact("\n".join(str(b["text"]) for b in self._blocks("markdown")))
 
     @property
@@ -48,6 +58,16 @@ class Message:
         if self._blocks("section"):
             return []
         return [match[1] for line in self.notes if (match := _TOOL.match(line))]
+
+    @property
+    def asks(self) -> bool:
+        """Claude asks something in it, or has."""
+        first = (self.body.get("blocks") or [{}])[0]
+        return first.get("type") == "section" and bool(_ASK.match(str((first.get("text") or {}).get("text", ""))))
+
+    def ended(self, state: str) -> bool:
+        """What Claude asked in it has come to this end, by its own words. Only the last page of a plan says so."""
+        return any(_ENDED[state].match(line) for line in self.notes) if state in _ENDED else False
 
     @property
     def buttons(self) -> list[str]:

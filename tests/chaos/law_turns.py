@@ -37,6 +37,7 @@ def of_turn(turn: TurnRecord, messages: list[Message]) -> Iterator[str]:
         yield f"the messages of {turn.name} are in the wrong order"
     yield from _words(turn, "".join(message.words for message in body))
     yield from _notes(turn, body)
+    yield from _asks(turn, [message for message in body if message.asks])
 
 
 def _words(turn: TurnRecord, shown: str) -> Iterator[str]:
@@ -82,6 +83,23 @@ def _notes(turn: TurnRecord, body: list[Message]) -> Iterator[str]:
             yield f"{turn.name} went on in a new process, and the thread does not say why: {event['reason']}"
     if turn.state in ("failed", "cut") and compact(str(turn.row["error"]))[:40] not in told:
         yield f"{turn.name} is {turn.state}, and the thread does not say why: {turn.row['error']}"
+
+
+def _asks(turn: TurnRecord, shown: list[Message]) -> Iterator[str]:
+    """What Claude asked stands in the thread once each, in order, and says how it ended."""
+    for state in turn.asks:
+        while shown and shown[0].notes[0].startswith("📋") and not _says_an_end(shown[0]):
+            shown = shown[1:]  # a page of a long plan
+        if not shown or not shown[0].ended(state):
+            yield f"{turn.name} asked something that is {state}, and the thread shows {[m.notes for m in shown[:1]]}"
+            return
+        shown = shown[1:]
+    if shown:
+        yield f"{turn.name} shows {len(shown)} questions that nobody asked: {shown[0].notes[:1]}"
+
+
+def _says_an_end(message: Message) -> bool:
+    return any(message.ended(state) for state in ("allowed", "denied", "withdrawn", "expired"))
 
 
 def _has_a_line(event: Mapping[str, Any]) -> bool:

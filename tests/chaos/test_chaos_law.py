@@ -74,6 +74,13 @@ class Run:
         content = {"text": "", "blocks": list(blocks)}
         return self.slack._messages.by_app(self.slack.app, self.channel, content, self.asked[0], metadata=metadata)
 
+    def hide(self, turn: str, *parts: int) -> None:
+        """Those messages of the turn are gone."""
+        for record in list(self.channel.messages.values()):
+            payload = (record.metadata or {}).get("event_payload") or {}
+            if payload.get("turn") == turn and payload.get("part") in parts:
+                self.slack._messages.delete(record)
+
     def put(self, *texts: str, results: int = 0) -> None:
         """A request to the model, answered whole."""
         messages: list[dict[str, Any]] = [{"role": "user", "content": text} for text in texts]
@@ -124,6 +131,25 @@ async def test_what_a_tool_printed_is_no_tool_and_a_diff_may_stay(run: Run) -> N
     assert await run.law.at_rest(5) == []
 
 
+def _ask(run: Run, state: str, *blocks: dict[str, Any]) -> None:
+    """The second turn asked something, and shows these blocks below its headline; the answer is below that."""
+    run.run(
+        "insert into asks (id, session_id, turn_id, kind, tool, tool_id, request_id, epoch, input, suggestions, state,"
+        " asked_at, decided_by, given, parked)"
+        " values ('a1', ?, 't1', 'plan', 'ExitPlanMode', 'x', 'r', 'e', '{}', '[]', ?, ?, 'U1', 1, 0)",
+        SESSION, state, NOW,
+    )  # fmt: skip
+    _blocks(run, TOOL)
+    headline = {"type": "section", "text": {"type": "mrkdwn", "text": "📋 *Claude's plan:*"}}
+    run.show("t1", 1, headline, _markdown("no words of the answer"), *blocks)
+    run.show("t1", 2, END)
+
+
+async def test_what_was_asked_and_decided_is_lawful(run: Run) -> None:
+    _ask(run, "allowed", _context("✓ <@U1> approved the plan."))
+    assert await run.law.at_rest(5) == []
+
+
 PLANTED: dict[str, tuple[Callable[[Run], Any], str]] = {
     "a doubled message": (lambda r: r.show("t0", 0, _markdown("the first answer")), "stands 2 times in the thread"),
     "a missing message": (lambda r: r.slack._messages.delete(r.first), "shows the parts []"),
@@ -156,6 +182,19 @@ PLANTED: dict[str, tuple[Callable[[Run], Any], str]] = {
     "a prompt never put": (lambda r: r.model.requests.clear(), "was never put to Claude"),
     "a prompt put twice": (lambda r: r.put(r.texts[0], r.texts[1], r.texts[1]), "stands 2 times in the conversation"),
     "a prompt answered twice": (lambda r: r.put(r.texts[0]), "answered turn t0 ('SAY the first answer') 2 times"),
+    "an ask that shows another end": (
+        lambda r: _ask(r, "expired", _context("✗ <@U1> denied it.")), "asked something that is expired",
+    ),
+    "an ask without an end": (lambda r: _ask(r, "withdrawn"), "asked something that is withdrawn"),
+    "an ask that still has buttons": (
+        lambda r: _ask(r, "allowed", _context("✓ approved"), _button()), "has the buttons ['stop']",
+    ),
+    "an ask that was never shown": (
+        lambda r: (_ask(r, "allowed"), _blocks(r, TOOL, END), r.hide("t1", 1, 2)), "asked something that is allowed",
+    ),
+    "an ask that nobody asked": (
+        lambda r: (_ask(r, "allowed", _context("✓ approved")), r.run("delete from asks")), "that nobody asked",
+    ),
     "work out of order": (
         lambda r: r.run("update turns set started_at = '2027-01-01 00:00:00.000000' where id = 't0'"),
         "was worked on before",
