@@ -15,6 +15,8 @@ from bot.errors import sentence_for
 from bot.inbound import EmptyMention, Said, StopWord, read_message
 from bot.listing import help_text
 from bot.stopping import is_redelivered, stop_word
+from bot.threadacts import act_on_word
+from bot.threadwords import word_of
 from config.errors import FlowError
 from config.logging import bind, get_logger
 from sessions.types import Prompt
@@ -41,6 +43,9 @@ async def take(door: Door, event: dict[str, Any], *, again: bool = False, late: 
     # Both events of a mention ask the same; what is not stored is done for one of them.
     twin = event.get("type") == "app_mention"
     match read_message(event, door.me, late=late):
+        case Prompt() as prompt if (told := word_of(event, prompt, door.me)) is not None:
+            if not twin:
+                await act_on_word(door, told, late=again or late)
         case Prompt() as prompt:
             await _submit(door, prompt, apologise=not (again or late))
         case Said() as said:

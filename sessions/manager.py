@@ -17,7 +17,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self, TypeAlias
+from typing import Literal, Protocol, Self, TypeAlias
 
 from config.logging import get_logger
 from config.masking import Masker
@@ -25,7 +25,7 @@ from sessions.agents import AgentHost
 from sessions.asking import Asking
 from sessions.controls import Controls
 from sessions.edits import Edited
-from sessions.errors import LeaseLost, SessionBusy, StoreUnavailable
+from sessions.errors import LeaseLost, StoreUnavailable
 from sessions.events import Observer
 from sessions.filerules import FileRules
 from sessions.holdings import Holdings
@@ -34,6 +34,7 @@ from sessions.live import LiveSession
 from sessions.options import Options
 from sessions.places import Places
 from sessions.policy import Policy
+from sessions.steering import Steering
 from sessions.store import Store
 from sessions.telling import Telling
 from sessions.transcript import Transcript
@@ -50,7 +51,6 @@ from sessions.types import (
     TurnId,
     TurnState,
 )
-from worklets.errors import AgentGone
 
 log = get_logger(__name__)
 list_ = list  # `Sessions.list` hides the builtin inside the class
@@ -67,7 +67,7 @@ class Bell(Protocol):
     async def ring(self, session_id: SessionId) -> None: ...
 
 
-class Sessions(Asking):
+class Sessions(Asking, Steering):
     def __init__(
         self,
         store: Store,
@@ -329,56 +329,6 @@ class Sessions(Asking):
             await self._holdings.release(acquired[0])
         return True
 
-    # -- change: what needs no turn ---------------------------------------------------------
-
-    async def ask_agent(self, session_id: SessionId, subtype: str, **fields: Any) -> dict[str, Any] | None:
-        """A control request to Claude's process, also while it works. None: the session has none in this program.
-
-        Raises AgentGone, AgentRefused, TimeoutError.
-        """
-        live = self._live.get(session_id)
-        return await live.ask(subtype, fields) if live is not None else None
-
-    async def choose_model(self, session_id: SessionId, model: str) -> Session:
-        """From now on, in the middle of a turn too; at the next prompt where another process runs the session.
-
-        Raises AgentRefused (nothing is changed then), SessionNotFound, StoreUnavailable.
-        """
-        try:
-            await self.ask_agent(session_id, "set_model", model=model)
-        except (AgentGone, TimeoutError) as error:
-            log.info("the model is set with the next prompt", session=session_id, why=repr(error))
-        return await self.controls.configure(session_id, model=model)
-
-    async def choose_mode(self, session_id: SessionId, mode: str) -> Session:
-        """The permission mode (sessions.controls.MODES), like the model. What an approved plan goes back to is kept.
-
-        Raises AgentRefused (the process stays in its mode until its next prompt), SessionNotFound, StoreUnavailable.
-        """
-        before = (await self.store.get(session_id)).mode
-        columns = {"mode_before": before if before != "plan" else None} if mode == "plan" else {"mode_before": None}
-        session = await self.controls.configure(session_id, mode=mode, **columns)
-        if live := self._live.get(session_id):
-            live.configured(session)
-            try:
-                await live.permit()
-            except (AgentGone, TimeoutError) as error:
-                log.info("the mode is set with the next prompt", session=session_id, why=repr(error))
-        return session
-
-    async def fork(self, session_id: SessionId, source_id: str, by: str) -> Session:
-        """A session of its own that goes on from here, on a copy of the workspace. It has no thread: see `opened`.
-
-        The same again for the same `source_id`. Raises SessionBusy, WorkletError, SessionNotFound, StoreUnavailable.
-        """
-        origin = await self.store.get(session_id)
-        if await self.store.next_turn(session_id) is not None:
-            raise SessionBusy
-        forked = await self.controls.fork(origin, source_id, by)
-        if origin.has_history and origin.retired_at is None:
-            await self._host.copy(origin.worklet, forked.worklet)
-        return forked
-
     async def _settled_elsewhere(self, turn: Turn) -> None:
         """The table has the turn's end already: its runner, if it was about it, and observers are told."""
         await self._take_back(turn)
@@ -387,6 +337,10 @@ class Sessions(Asking):
         if live is not None and live.turn is not None and live.turn.id == turn.id:
             live.interrupt(turn.stopped_by)
         await self._ring_all(turn.session_id)
+
+    def masker(self, session: Session) -> Masker:
+        """Takes secrets out of what leaves a session by another way than its agent's words."""
+        return self._shared.masker.extended(self._shared.secrets(session))
 
     # -- questions ---------------------------------------------------------
 

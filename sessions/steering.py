@@ -1,0 +1,59 @@
+"""The part of `Sessions` about what people set and ask without a turn: the model, Claude's process, forks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from config.logging import get_logger
+from sessions.agents import AgentHost
+from sessions.controls import Controls
+from sessions.errors import SessionBusy
+from sessions.store import Store
+from sessions.types import Session, SessionId
+from worklets.errors import AgentGone
+
+if TYPE_CHECKING:
+    from sessions.live import LiveSession
+
+log = get_logger(__name__)
+
+
+class Steering:
+    """Mixed into `Sessions`, which has the attributes."""
+
+    store: Store
+    controls: Controls
+    _host: AgentHost
+    _live: dict[SessionId, LiveSession]
+
+    async def ask_agent(self, session_id: SessionId, subtype: str, **fields: Any) -> dict[str, Any] | None:
+        """A control request to Claude's process, also while it works. None: the session has none in this program.
+
+        Raises AgentGone, AgentRefused, TimeoutError.
+        """
+        live = self._live.get(session_id)
+        return await live.ask(subtype, fields) if live is not None else None
+
+    async def choose_model(self, session_id: SessionId, model: str) -> Session:
+        """From now on, in the middle of a turn too; at the next prompt where another process runs the session.
+
+        Raises AgentRefused (nothing is changed then), SessionNotFound, StoreUnavailable.
+        """
+        try:
+            await self.ask_agent(session_id, "set_model", model=model)
+        except (AgentGone, TimeoutError) as error:
+            log.info("the model is set with the next prompt", session=session_id, why=repr(error))
+        return await self.controls.configure(session_id, model=model)
+
+    async def fork(self, session_id: SessionId, source_id: str, by: str) -> Session:
+        """A session of its own that goes on from here, on a copy of the workspace. It has no thread: see `opened`.
+
+        The same again for the same `source_id`. Raises SessionBusy, WorkletError, SessionNotFound, StoreUnavailable.
+        """
+        origin = await self.store.get(session_id)
+        if await self.store.next_turn(session_id) is not None:
+            raise SessionBusy
+        forked = await self.controls.fork(origin, source_id, by)
+        if origin.has_history and origin.retired_at is None:
+            await self._host.copy(origin.worklet, forked.worklet)
+        return forked
