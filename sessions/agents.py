@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from worklets.events import AgentEvent, Position
+from worklets.permissions import Permissions
+from worklets.pictures import Picture
 from worklets.runtime import Worklet
 
 
@@ -44,8 +47,10 @@ class AgentLike(Protocol):
         Ends after AgentExited. Raises AgentGone when the relay is lost for good. Iterated once.
         """
 
-    async def send(self, prompt_id: str, text: str, context: Sequence[str] = ()) -> None:
-        """Hands a prompt over, after what Claude should know first. Raises AgentGone.
+    async def send(
+        self, prompt_id: str, text: str, context: Sequence[str] = (), pictures: Sequence[Picture] = ()
+    ) -> None:
+        """Hands a prompt over, after what Claude should know and see first. Raises AgentGone.
 
         One process runs a `prompt_id` (a uuid) once, however often it is sent.
         """
@@ -55,6 +60,17 @@ class AgentLike(Protocol):
 
     async def request(self, subtype: str, timeout: float = 10.0, **fields: Any) -> dict[str, Any]:
         """A control request and its reply. Raises AgentGone, TimeoutError, AgentRefused."""
+
+    async def allow(
+        self, request_id: str, tool_input: Mapping[str, Any] | None = None, mode: str | None = None
+    ) -> None:
+        """Says yes to an `Asked`, with another input and in another CLI mode where given. Raises AgentGone.
+
+        Harmless when repeated, and when nobody waits for it any more.
+        """
+
+    async def deny(self, request_id: str, reason: str) -> None:
+        """Says no to an `Asked`; Claude reads why. As harmless as `allow`. Raises AgentGone."""
 
     async def terminate(self) -> None:
         """Tells the process to end; `events` tells when it has. Raises AgentGone."""
@@ -80,15 +96,16 @@ class AgentHost(Protocol):
         env: Mapping[str, str],
         repository: str | None,
         branch: str | None,
+        permissions: Permissions,
         on_step: Callable[[str], None],
     ) -> AgentLike:
         """The agent of the running worklet, from `position` on; or of a new one on the same volume.
 
         A running worklet of another epoch tells from its first line. A new one goes on with the conversation that its
         volume holds; what its predecessor had still written after `position` is its `earlier`. The repository is
-        cloned only into a new volume. `on_step` is told what takes a while ("cloning", "starting", "waking"); attaching
-        says nothing. `fence` grows with each owner of the session: the relay refuses lower ones. Whoever cancels it
-        calls `close`. Raises WorkletError.
+        cloned only into a new volume, and `permissions` are those of a new process. `on_step` is told
+        what takes a while ("cloning", "starting", "waking"); attaching says nothing. `fence` grows with each owner of
+        the session: the relay refuses lower ones. Whoever cancels it calls `close`. Raises WorkletError.
         """
 
     async def close(self, name: str, grace: float = 5.0) -> str | None:
@@ -99,6 +116,12 @@ class AgentHost(Protocol):
 
     async def copy(self, source: str, name: str) -> None:
         """Gives worklet `name`, which never ran, a copy of `source`'s volume. Idempotent. Raises WorkletError."""
+
+    async def taken(self, name: str, paths: Sequence[str]) -> set[str]:
+        """Those of the paths in the running worklet's workspace at which something stands. Raises WorkletError."""
+
+    async def place(self, name: str, files: Mapping[str, Path]) -> None:
+        """Copies files into the running worklet's workspace, each to its `<directory>/<name>`. Raises WorkletError."""
 
     async def destroy(self, name: str) -> None:
         """`close`, and the volume goes too. Idempotent. Raises WorkletError."""

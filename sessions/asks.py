@@ -7,7 +7,7 @@ stored before Claude hears of it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal, NewType, TypeAlias
@@ -72,6 +72,16 @@ class Ask:
     @property
     def is_open(self) -> bool:
         return self.state is AskState.OPEN
+
+    @property
+    def is_silent(self) -> bool:
+        """Flow itself decided at once: people are neither asked nor told."""
+        return self.decision is not None and self.decided_by is None
+
+    def decided_by_policy(self, decision: Decision) -> Ask:
+        """Nobody need be asked."""
+        state = decided(self.kind, decision)
+        return replace(self, state=state, decision=decision, decided_at=self.asked_at)
 
 
 class AskNotFound(SessionError):

@@ -20,6 +20,7 @@ from sessions.db import Connection, Database
 from sessions.leases import Lease, mine
 from sessions.tables import Moment, metadata, sessions
 from sessions.types import SessionId, TurnId
+from worklets.permissions import EDITS
 
 OPEN = sa.text("state = 'open'")
 
@@ -133,9 +134,17 @@ class AskStore:
             if known:
                 return await self._again(connection, known[-1], ask, request_id, epoch), False
             values = _row(ask) | {"request_id": request_id, "epoch": epoch, "given": False, "parked": False}
+            await self._supersede(connection, ask, epoch)
             await connection.execute(self._db.insert(asks).on_conflict_do_nothing(), values)
             row = (await connection.execute(sa.select(asks).where(asks.c.id == ask.id))).one()
+            if ask.decision is not None:
+                await connection.execute(sa.insert(audit), _record(ask, ask.asked_at, None, ask.decision.behavior, ()))
         return _stored(row), True
+
+    async def _supersede(self, connection: Connection, ask: Ask, epoch: str) -> None:
+        """What a lost process had asked in other words is not waited for any more."""
+        lost = sa.and_(asks.c.turn_id == ask.turn_id, asks.c.request_id != "", asks.c.epoch != epoch)
+        await close_open(connection, sa.and_(lost, asks.c.kind == ask.kind.value), AskState.WITHDRAWN, ask.asked_at)
 
     async def _again(
         self, connection: Connection, known: StoredAsk, ask: Ask, request_id: str, epoch: str
@@ -174,6 +183,18 @@ class AskStore:
         async with self._db.transaction() as connection:
             closed = await close_open(connection, where, AskState.WITHDRAWN, now)
         return closed[0] if closed else None
+
+    async def take_back(self, turn_id: TurnId, now: datetime) -> list[Ask]:
+        """Nobody waits for the answers any more: the turn has ended. Those that were open."""
+        async with self._db.transaction() as connection:
+            return await close_open(connection, asks.c.turn_id == turn_id, AskState.WITHDRAWN, now)
+
+    async def waiting_since(self, before: datetime) -> list[SessionId]:
+        """Sessions whose process has waited for people since then."""
+        since = sa.bindparam("before", before, Moment())
+        query = sa.select(asks.c.session_id).where(OPEN, asks.c.asked_at <= since, ~asks.c.parked).distinct()
+        async with self._db.read() as connection:
+            return [SessionId(row.session_id) for row in await connection.execute(query)]
 
     # -- people's side ---------------------------------------------------------
 
@@ -235,16 +256,18 @@ class AskStore:
     async def _add_rules(
         self, connection: Connection, ask: Ask, decision: Decision, by: str, now: datetime
     ) -> tuple[str, ...]:
-        if decision.behavior != "allow" or decision.scope == "once" or ask.kind is not AskKind.PERMISSION:
+        added, scope, scope_id = ask.suggestions, decision.scope, str(ask.session_id)
+        if ask.kind is AskKind.PLAN and decision.mode == "acceptEdits":
+            added, scope = EDITS, "session"
+        if decision.behavior != "allow" or scope == "once":
             return ()
-        scope_id: str = ask.session_id
-        if decision.scope == "channel":
+        if scope == "channel":
             where = sessions.c.id == ask.session_id
             thread = (await connection.execute(sa.select(sessions.c.team, sessions.c.channel).where(where))).one()
             scope_id = channel_scope(thread.team, thread.channel)
-        for rule in ask.suggestions:
-            await self._add_rule(connection, decision.scope, scope_id, "allow", rule, by, now)
-        return ask.suggestions
+        for rule in added:
+            await self._add_rule(connection, scope, scope_id, "allow", rule, by, now)
+        return added
 
     async def _add_rule(
         self, connection: Connection, scope: str, scope_id: str, behavior: str, rule: str, by: str, now: datetime
@@ -303,7 +326,12 @@ def _same(known: StoredAsk, ask: Ask, epoch: str) -> bool:
     if known.ask.id == ask.id:
         return True
     waits = known.epoch != epoch and not known.given and known.ask.state is not AskState.WITHDRAWN
-    return waits and (known.ask.tool, known.ask.input) == (ask.tool, ask.input)
+    return waits and known.ask.tool == ask.tool and _words(known.ask) == _words(ask)
+
+
+def _words(ask: Ask) -> object:
+    """Of a plan its text: the file that it stands in may have another name."""
+    return ask.input.get("plan") if ask.kind is AskKind.PLAN else ask.input
 
 
 def _row(ask: Ask) -> dict[str, Any]:
@@ -319,6 +347,8 @@ def _row(ask: Ask) -> dict[str, Any]:
         "state": ask.state.value,
         "asked_at": ask.asked_at,
         "expires_at": ask.expires_at,
+        "decided_at": ask.decided_at,
+        "decision": _json(asdict(ask.decision)) if ask.decision else None,
     }
 
 

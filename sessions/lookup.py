@@ -9,6 +9,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from sessions.askstore import OPEN as ASK_OPEN
+from sessions.askstore import asks
 from sessions.db import Database
 from sessions.errors import SessionNotFound
 from sessions.leases import Leases
@@ -137,6 +139,16 @@ class Lookup:
         async with self.db.read() as connection:
             row = (await connection.execute(query)).one_or_none()
         return turn_of(row) if row else None
+
+    async def next_work(self, session_id: SessionId) -> tuple[Turn | None, bool]:
+        """`next_turn`, unless its process sleeps until people have decided: then none, and True."""
+        turn = await self.next_turn(session_id)
+        if turn is None or turn.started_at is None or turn.stop_asked is not None:
+            return turn, False
+        query = sa.select(asks.c.id).where(asks.c.turn_id == turn.id, asks.c.parked, ASK_OPEN).limit(1)
+        async with self.db.read() as connection:
+            parked = (await connection.execute(query)).one_or_none() is not None
+        return (None, True) if parked else (turn, False)
 
 
 def in_thread(thread: ThreadId) -> tuple[sa.ColumnElement[bool], ...]:

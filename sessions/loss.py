@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -13,7 +13,11 @@ from worklets.events import AgentEvent, AgentExited, Restarted, Text, ToolFinish
 from worklets.failures import exit_clause
 
 #: Tools that change nothing outside Claude's own notes. Whatever else has run is not run again without asking.
-HARMLESS = frozenset({"Read", "Grep", "Glob", "TaskCreate", "TaskUpdate", "TaskList", "TaskGet"})
+HARMLESS = frozenset(
+    {"Read", "Grep", "Glob", "TaskCreate", "TaskUpdate", "TaskList", "TaskGet"}
+    | {"AskUserQuestion", "EnterPlanMode", "ExitPlanMode"}
+)
+_PLANS = "/.claude/plans/"  # where the CLI has Claude write its plan
 
 GONE = "Claude's container is gone"
 
@@ -41,9 +45,13 @@ def again_id(turn_id: TurnId, epoch: str) -> str:
     return str(uuid5(UUID(turn_id), f"again {epoch}"))
 
 
-def side_effect(events: Sequence[AgentEvent]) -> str | None:
-    """What ran, or had run, that may have changed something: "while it ran `make`". None: nothing of the kind."""
-    started = [event for event in events if isinstance(event, ToolStarted) and event.name not in HARMLESS]
+def side_effect(events: Sequence[AgentEvent], never_begun: Collection[str] = ()) -> str | None:
+    """What ran, or had run, that may have changed something: "while it ran `make`". None: nothing of the kind.
+
+    `never_begun`: tool calls that wait for people, or that were not allowed.
+    """
+    started = [event for event in events if isinstance(event, ToolStarted) and not _is_harmless(event)]
+    started = [event for event in started if event.tool_id not in never_begun]
     if not started:
         return None
     finished = {event.tool_id for event in events if isinstance(event, ToolFinished)}
@@ -76,6 +84,10 @@ def note(events: Sequence[AgentEvent]) -> str:
 def restarted_in(entries: Sequence[Entry], epoch: str) -> bool:
     """The process of that epoch was told to go on with the turn that `entries` are of."""
     return any(isinstance(entry.event, Restarted) and entry.epoch == epoch for entry in entries)
+
+
+def _is_harmless(tool: ToolStarted) -> bool:
+    return tool.name in HARMLESS or (tool.name in ("Write", "Edit") and _PLANS in str(tool.input.get("file_path", "")))
 
 
 def _named(tool: ToolStarted) -> str:

@@ -84,7 +84,7 @@ class Reaper:
 
     async def _tend(self) -> None:
         async with self._looking_after:
-            await self._each(self._look_after, self._put_to_sleep)
+            await self._each(self._look_after, self._mind_asks, self._put_to_sleep)
             self.last_sweep = self._clock()
 
     async def _rule(self) -> None:
@@ -157,6 +157,10 @@ class Reaper:
     async def _ring(self) -> None:
         for session_id in await self._store.with_work(self._sessions.owner):
             self._sessions.ring(session_id)
+
+    async def _mind_asks(self) -> None:
+        await self._sessions.expire_asks()
+        await self._sessions.park_waiting(self._clock() - self._timeout)
 
     async def _put_to_sleep(self) -> None:
         for session in await self._store.idle_since(self._clock() - self._timeout, _MOST_IDLE):

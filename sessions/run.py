@@ -15,24 +15,31 @@ from config.logging import get_logger
 from sessions import loss
 from sessions.context import collect_backlog, context, wants_backlog
 from sessions.events import Preparing, Started, Stopping, WaitingForPlace
+from sessions.files import Brought, bring
 from sessions.inbox import Batch
 from sessions.link import Link, Shared
 from sessions.stopping import Escalation, Stopped, unless
 from sessions.transcript import Entry
+from sessions.turnasks import TurnAsks, is_parked, never_begun
 from sessions.types import Cut, Done, Failed, Interrupted, Outcome, SessionState, Turn, TurnId
 from worklets.errors import AgentGone, RuntimeUnavailable, WorkletError
-from worklets.events import AgentEvent, AgentExited, AgentReady, PromptTaken, TurnEnded
+from worklets.events import AgentEvent, AgentExited, AgentReady, PromptTaken, Restarted, TurnEnded
 from worklets.slash import forgets, is_command
 
 log = get_logger(__name__)
 
 _DROPPED = "Claude did not take this message in. Send it again, worded differently."
 _STOPPED_SECONDS = 0.5  # for the result of a prompt that the CLI calls cancelled: it comes first, or not at all
+_SLEPT = "Claude was put to sleep while it waited for an answer"
 _HURRY = 1.0  # seconds that a worklet has which is ended because its turn was stopped
 
 
 class Settled(Exception):
     """Somebody else has settled the turn: nothing is left to do."""
+
+
+class Parked(Exception):
+    """Claude waits for people, and its process may be put to sleep: the turn goes on when they have decided."""
 
 
 class TurnRun:
@@ -46,10 +53,13 @@ class TurnRun:
         self._escalation: Escalation | None = None
         self._deadline: tuple[float, Outcome | None] | None = None  # loop time; the outcome then, None: escalate
         self._backlog: asyncio.Task[None] | None = None
+        self._asks = TurnAsks(shared, link, turn)
+        self._park = False
         self._opening = False
         self._sent = False  # the agent may be working on the prompt
         self._taken = False  # this process has begun with it
         self._given = False  # the process was given the prompt before: by us, before a restart
+        self._heard = False  # the process has said something to it
         self._again = False  # the process goes on in the place of a lost one
         self._epoch = ""  # of the process that is being heard
         self._ending: str | None = None  # why the last process was lost
@@ -63,8 +73,13 @@ class TurnRun:
             self._stopped.set()
             self._link.inbox.ring()
 
+    def park(self) -> None:
+        """Put the process to sleep if nothing but people is waited for."""
+        self._park = True
+        self._link.inbox.ring()
+
     async def run(self) -> Outcome:
-        """Raises Settled, LeaseLost, and what nobody expects."""
+        """Raises Settled, Parked, LeaseLost, and what nobody expects."""
         try:
             return await self._recorded() or await self._attempts()
         except Stopped:
@@ -95,7 +110,7 @@ class TurnRun:
         if wants_backlog(self._shared, self._link, self.turn):  # while the worklet starts
             self._backlog = asyncio.create_task(collect_backlog(self._shared, self._link, self.turn), name="backlog")
         while True:
-            if self._stop is not None and self.turn.started_at is None:
+            if self._stop is not None and (self.turn.started_at is None or not self._link.has_worklet):
                 raise Stopped
             try:
                 for step in (self._place, self._open, self._judge, self._begin, self._send, self._follow):
@@ -133,7 +148,10 @@ class TurnRun:
     async def _weigh(self, entries: Sequence[Entry]) -> None:
         """After a loss: sets the outcome when the prompt must not, or not yet again, be given to another process."""
         ending = self._ending or loss.GONE
-        if effect := loss.side_effect([entry.event for entry in entries]):
+        asks = await self._asks.look()
+        if is_parked(asks):  # it was ended at a moment at which nothing ran
+            self._ending = _SLEPT
+        elif effect := loss.side_effect([entry.event for entry in entries], never_begun(entries, asks)):
             self.outcome = Cut(f"{ending} {effect}.")
         elif self.turn.attempts >= self._shared.patience.attempts:
             self.outcome = Failed(f"{ending}; {self.turn.attempts} were lost with this message. Word it differently.")
@@ -174,10 +192,11 @@ class TurnRun:
         """Whether the process was given the prompt already; if another was, how to go on."""
         agent, session = self._link.agent, self._link.session
         assert agent is not None
-        self._given = self._again = False
+        self._given = self._again = self._heard = False
         if self.turn.started_at is None:
             return
         entries = await self._link.entries(self.turn.id)
+        self._heard = any(one.epoch == agent.epoch and not isinstance(one.event, Restarted) for one in entries)
         self._given = session.container_id == agent.worklet_id
         self._again = loss.restarted_in(entries, agent.epoch)
         self._sent = self._given  # it may be working on it: then stopping means to stop it
@@ -192,15 +211,16 @@ class TurnRun:
             return
         self._tell(await self._link.restarted(self.turn.id, f"{self._ending or loss.GONE}; a new one goes on."))
         self._again = True
+        await self._asks.resumed()
 
     async def _begin(self) -> None:
         if self._stopped.is_set() and not self._given:
             raise Stopped
         agent = self._link.agent
         assert agent is not None
-        first, fresh = self.turn.started_at is None, not self._given
+        first, attempts = self.turn.started_at is None, self.turn.attempts + (not self._given)
         begun = await self._shared.stored(
-            lambda: self._shared.store.begin(self._link.lease, self.turn.id, agent.worklet_id, fresh=fresh)
+            lambda: self._shared.store.begin(self._link.lease, self.turn.id, agent.worklet_id, attempts=attempts)
         )
         if begun is None:
             raise Settled
@@ -217,14 +237,20 @@ class TurnRun:
             await unless(self._stopped, asyncio.wait([self._backlog]))
         if not self._given:
             await unless(self._stopped, self._link.choose_model())
+            await unless(self._stopped, self._link.permit(mode=True))
+        brought = Brought()
+        if not self._heard:
+            brought = await unless(self._stopped, bring(self._shared, self._link, self.turn, self._tell))
         # A command of the CLI is a line of its own; what is to be told waits for the next prompt.
         known: list[str] = []
         if not is_command(self.turn.text):
             known = await unless(self._stopped, context(self._shared, self._link, self.turn, again=self._again))
+            known += brought.notes
+            known += await self._asks.reminder() if self._again else []
         prompt_id = loss.again_id(self.turn.id, agent.epoch) if self._again else self.turn.id
         self._sent = True
         try:
-            await unless(self._stopped, agent.send(prompt_id, self.turn.text, known))
+            await unless(self._stopped, agent.send(prompt_id, self.turn.text, known, brought.pictures))
         except AgentGone as gone:
             await self._last_words(gone)
 
@@ -239,6 +265,7 @@ class TurnRun:
             raise gone
 
     async def _follow(self) -> None:
+        await self._asks.give()  # what was decided while nobody was here
         while self.outcome is None:
             if self._stop is not None and self._escalation is None:
                 assert self._link.agent is not None
@@ -248,6 +275,15 @@ class TurnRun:
                 self._time_is_up(self._deadline[1])
             elif (batch := await self._link.inbox.get(self._time_left())) is not None:
                 await self._take(batch)
+            elif self._stop is None and self._asks.waits:
+                await self._look_at_asks()
+
+    async def _look_at_asks(self) -> None:
+        """The bell rang while people are waited for."""
+        await self._asks.give()
+        park, self._park = self._park, False
+        if park and self._asks.waits and await self._asks.park(await self._link.entries(self.turn.id)):
+            raise Parked
 
     # -- following ---------------------------------------------------------
 
@@ -256,7 +292,7 @@ class TurnRun:
         owner = self._owner_before if before else self._owner
         self._epoch = batch[0].epoch
         exited: AgentExited | None = None
-        for event in await self._link.take(batch, owner):
+        for event in await self._link.take(batch, owner, self._asks.store):
             if owner(event) is None:
                 continue
             self._tell(event)
@@ -266,6 +302,7 @@ class TurnRun:
                 exited = event
             elif not before:
                 self._note(event)
+                await self._asks.note(event)
         if self.outcome is not None:
             if forgets(self.turn.text) or not is_command(self.turn.text):
                 await self._link.remembered()

@@ -16,7 +16,8 @@ import sqlalchemy as sa
 
 from config.text import well_formed
 from sessions.asides import Asides
-from sessions.askstore import AskStore
+from sessions.asks import AskState
+from sessions.askstore import AskStore, asks, close_open
 from sessions.db import Connection, Database
 from sessions.edits import Edits, one_by_one, overtaken
 from sessions.errors import SessionError, SessionNotFound
@@ -241,6 +242,7 @@ class Store(Lookup):
                 connection, lease, status=state.value, container_id=container_id, last_activity_at=now
             )
             row = (await connection.execute(_settled(outcome, now).where(turns.c.id == turn_id))).one_or_none()
+            await close_open(connection, asks.c.turn_id == turn_id, AskState.WITHDRAWN, now)
             if row is None:
                 row = (await connection.execute(sa.select(turns).where(turns.c.id == turn_id))).one()
         return session, turn_of(row)
@@ -248,6 +250,10 @@ class Store(Lookup):
     async def set_state(self, lease: Lease, state: SessionState, **columns: Any) -> Session:
         async with self.db.transaction() as connection:
             return await self._fenced(connection, lease, status=state.value, **columns)
+
+    async def set_mode(self, session_id: SessionId, mode: str, before: str | None) -> Session:
+        """The permission mode of its next prompts. Raises SessionNotFound."""
+        return await self._change(session_id, mode=mode, mode_before=before)
 
     async def _fenced(self, connection: Connection, lease: Lease, **columns: Any) -> Session:
         statement = sa.update(sessions).where(*mine(lease)).values(**columns, updated_at=self.clock())

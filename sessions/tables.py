@@ -73,6 +73,7 @@ sessions = sa.Table(
     sa.Column("model", sa.Text),
     sa.Column("fork_of", sa.Text),
     sa.Column("mode", sa.Text),  # auto | ask | plan; null: as the settings say
+    sa.Column("mode_before", sa.Text),  # of plan: the mode that an approved plan goes back to
     sa.UniqueConstraint("team", "channel", "thread_ts", name="uq_sessions_thread"),
     sa.UniqueConstraint("worklet", name="uq_sessions_worklet"),
     sa.Index("ix_sessions_user", "user_id", "created_at"),
@@ -205,6 +206,7 @@ def session_of(row: sa.Row[Any]) -> Session:
         model=row.model,
         fork_of=row.fork_of,
         mode=row.mode,
+        mode_before=row.mode_before,
     )
 
 

@@ -78,7 +78,7 @@ class Telling:
     def ask(self, ask: Ask) -> None:
         """AskOpened and AskClosed, each once; nothing of a turn that is not shown here."""
         told = self._told.get(ask.session_id, {}).get(ask.turn_id)
-        if told is None or told.settled:
+        if told is None or told.settled or ask.is_silent:
             return
         if ask.id not in told.asks:
             told.asks[ask.id] = AskState.OPEN

@@ -6,7 +6,7 @@ import asyncio
 import random
 import re
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -16,8 +16,9 @@ from worklets.errors import AgentGone, AgentRefused
 from worklets.events import AgentEvent, AgentExited, Position
 from worklets.lines import parse
 from worklets.link import Exit, OtherEpoch, Refused, RelayLink
+from worklets.pictures import Picture
 from worklets.relay.journal import Budget, records
-from worklets.wire import Decoder, deny_line, interrupt_line, prompt_line, request_line
+from worklets.wire import Decoder, allow_line, deny_line, interrupt_line, prompt_line, request_line
 
 Batch = tuple[Position, list[AgentEvent]]
 
@@ -33,9 +34,6 @@ class Tail:
 _MOST_EPOCHS = 8  # processes whose journals are read; Flow keeps fewer
 _SEGMENT = re.compile(r"([0-9a-f]{16})-\d{12}\.log")
 _REASON = 300  # characters of an error of the CLI
-_NOBODY_TO_ASK = (
-    "Nobody can be asked for permission here. Go on without this, or say in your answer what you would have done."
-)
 
 
 class Agent:
@@ -83,8 +81,6 @@ class Agent:
         link = RelayLink(run_dir, token, position, fence, notice=notice, over=over, patience=patience, rng=rng)
         agent = cls(link, run_dir, worklet_id)
         await link.open(timeout)
-        for request in link.pending:
-            agent._refuse(request)
         return agent
 
     @property
@@ -121,12 +117,14 @@ class Agent:
         self.earlier = ()
         await asyncio.to_thread(rundir.forget_journals, self._run_dir)
 
-    async def send(self, prompt_id: str, text: str, context: Sequence[str] = ()) -> None:
-        """Hands a prompt over, after what Claude should know first; returns when it is on the CLI's stdin.
+    async def send(
+        self, prompt_id: str, text: str, context: Sequence[str] = (), pictures: Sequence[Picture] = ()
+    ) -> None:
+        """Hands a prompt over, after what Claude should know and see first; returns when it is on the CLI's stdin.
 
         The CLI runs a `prompt_id` (a uuid) once, however often it is sent. Raises AgentGone.
         """
-        await self._link.put(prompt_id, prompt_line(prompt_id, text, context))
+        await self._link.put(prompt_id, prompt_line(prompt_id, text, context, pictures))
 
     async def interrupt(self, timeout: float = 10.0) -> None:
         """Asks the CLI to end the running turn; returns when it said yes. Raises AgentGone, TimeoutError (seconds)."""
@@ -155,6 +153,19 @@ class Agent:
         reply = response.get("response")
         return reply if isinstance(reply, dict) else {}
 
+    async def allow(
+        self, request_id: str, tool_input: Mapping[str, Any] | None = None, mode: str | None = None
+    ) -> None:
+        """Says yes to an `Asked`, to its call as it is or with another input; harmless when repeated. Raises AgentGone.
+
+        `mode` is the CLI's permission mode from then on.
+        """
+        await self._link.put(f"answer-{request_id}", allow_line(request_id, tool_input, mode))
+
+    async def deny(self, request_id: str, reason: str) -> None:
+        """Says no to an `Asked`; Claude reads why, and goes on. Harmless when repeated. Raises AgentGone."""
+        await self._link.put(f"answer-{request_id}", deny_line(request_id, reason))
+
     async def terminate(self) -> None:
         """Tells the CLI process to end (SIGTERM); `events` tells when it has. Raises AgentGone."""
         await self._link.signal("SIGTERM")
@@ -179,8 +190,6 @@ class Agent:
                 answered = self._answers.get(_name(message.get("response")))
                 if answered is not None and not answered.done():
                     answered.set_result(message["response"])
-            case "control_request":
-                self._refuse(message)
             case "system" if message.get("error_status") == 401:
                 # The CLI would go on asking for three minutes; the credential does not get better by that.
                 key = f"refused-{message.get('uuid')}"
@@ -191,12 +200,6 @@ class Agent:
         for answered in self._answers.values():
             if not answered.done():
                 answered.set_exception(error)
-
-    def _refuse(self, request: dict[str, Any]) -> None:
-        """Everything is allowed inside a worklet; what asks all the same wants a person, and none is there."""
-        request_id, asked = _name(request), request.get("request")
-        if request_id and isinstance(asked, dict) and asked.get("subtype") == "can_use_tool":
-            self._link.post(f"deny-{request_id}", deny_line(request_id, _NOBODY_TO_ASK))
 
 
 def read_tail(run_dir: Path, position: Position | None) -> Tail:

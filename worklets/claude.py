@@ -9,9 +9,15 @@ import json
 from collections.abc import Mapping, Sequence
 
 from worklets.files import SEND_FILE
+from worklets.permissions import Permissions
 
-#: Checklist tools, Grep and Glob are off unless they are named; tools that wait for a person are left out.
-TOOLS = "Bash,Read,Edit,Write,Grep,Glob,Task,TaskCreate,TaskUpdate,TaskList,TaskGet"
+_ALL = Permissions()
+
+#: Checklist tools, Grep and Glob are off unless they are named.
+TOOLS = (
+    "Bash,Read,Edit,Write,Grep,Glob,Task,TaskCreate,TaskUpdate,TaskList,TaskGet,"
+    "AskUserQuestion,EnterPlanMode,ExitPlanMode"
+)
 
 #: The environment variable that names the conversation that a fork goes on from.
 FORK_OF = "FLOW_FORK_OF"
@@ -46,11 +52,12 @@ def claude_command(
     model: str | None = None,
     append_system_prompt: str = SYSTEM_PROMPT,
     sender: Sequence[str] = (),
+    permissions: Permissions = _ALL,
 ) -> tuple[str, ...]:
     """The argv that starts or resumes conversation `session_id` (a uuid): resumes when HOME holds a transcript of it.
 
     `sender` is the argv of the MCP server with `send_file`; without one there is none.
-    Everything is allowed inside the worklet: the container is the boundary, and Claude goes on while Flow is away.
+    The container is the boundary: by default everything is allowed in it, and Claude goes on while Flow is away.
     """
     flags = [
         "--input-format=stream-json",
@@ -58,7 +65,9 @@ def claude_command(
         "--verbose",
         "--include-partial-messages",
         "--permission-prompt-tool=stdio",  # without it the CLI refuses by itself whatever it would ask
-        "--dangerously-skip-permissions",
+        "--allow-dangerously-skip-permissions",  # else the mode cannot become bypassPermissions later
+        f"--permission-mode={permissions.cli_mode}",
+        f"--settings={json.dumps(permissions.settings())}",
         f"--tools={TOOLS}",
         "--setting-sources=",  # settings in a cloned repository could run commands
         "--strict-mcp-config",

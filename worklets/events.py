@@ -97,12 +97,18 @@ class Retrying:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The CLI waits for an answer (`can_use_tool`): a permission, a question or a plan."""
+    """The CLI waits for an answer (`can_use_tool`): a permission, a question or a plan.
+
+    `suggestions` are rules in Claude Code's syntax that would let this and its like through. `by_rule`: an ask rule
+    made it ask, which no allow rule overrules in the CLI.
+    """
 
     request_id: str
     tool: str
     input: dict[str, Any]
     tool_id: str
+    suggestions: tuple[str, ...] = ()
+    by_rule: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,13 @@ class AskWithdrawn:
     """The CLI no longer waits for that answer (`control_cancel_request`)."""
 
     request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModeChanged:
+    """The CLI's permission mode is this now: "default", "plan", "acceptEdits", "bypassPermissions"."""
+
+    mode: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +173,13 @@ class Restarted:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """Flow itself has to say something of the turn: a sentence for people."""
+
+    text: str
+
+
 AgentEvent: TypeAlias = (
     AgentReady
     | PromptTaken
@@ -172,20 +192,22 @@ AgentEvent: TypeAlias = (
     | Retrying
     | Asked
     | AskWithdrawn
+    | ModeChanged
     | Spent
     | TurnEnded
     | AgentExited
     | Restarted
+    | Remark
 )
 
 #: Events that the transcript need not keep: the journal gives them again from the last stored position.
-PASSING = (TextDelta, PreviewVoided, Retrying, PromptTaken)
+PASSING = (TextDelta, PreviewVoided, Retrying, PromptTaken, ModeChanged)
 
 _BY_NAME: dict[str, type[Any]] = {
     c.__name__: c
     for c in (
         AgentReady, PromptTaken, TextDelta, PreviewVoided, Text, Thinking, ToolStarted,
-        ToolFinished, Retrying, Asked, AskWithdrawn, Spent, TurnEnded, AgentExited, Restarted,
+        ToolFinished, Retrying, Asked, AskWithdrawn, ModeChanged, Spent, TurnEnded, AgentExited, Restarted, Remark,
     )
 }  # fmt: skip
 
@@ -203,5 +225,7 @@ def load(data: dict[str, Any]) -> AgentEvent:
         data["usage"] = Usage(**data["usage"])
     if cls is TurnEnded:
         data["prompt_ids"] = tuple(data["prompt_ids"])
+    if cls is Asked:
+        data["suggestions"] = tuple(data.get("suggestions", ()))
     event: AgentEvent = cls(**data)
     return event

@@ -21,8 +21,10 @@ from worklets.clone import clone
 from worklets.errors import AgentGone, WorkletError, WorkletStartFailed
 from worklets.events import Position, PromptTaken, Retrying
 from worklets.failures import exit_clause
+from worklets.files import Outgoing
 from worklets.identity import Identity
 from worklets.link import OtherEpoch, Refused
+from worklets.permissions import Permissions
 from worklets.rundir import clear_remains, worklet_dir
 from worklets.runtime import Runtime, Worklet, WorkletSpec
 
@@ -34,6 +36,7 @@ T = TypeVar("T")
 
 _CHECK_SECONDS = 1.0  # how often a starting worklet is looked at while its relay does not answer yet
 
+_ALL = Permissions()
 _GONE = "Claude's container is gone"
 
 _RUNNING_SECONDS = 1.5  # how long a running worklet may have no listening relay: it has just started, or is ending
@@ -77,6 +80,7 @@ class WorkletHost:
         env: Mapping[str, str],
         repository: str | None,
         branch: str | None,
+        permissions: Permissions = _ALL,
         on_step: Callable[[str], None],
     ) -> Agent:
         """The agent of the running worklet, after `position`; or of a new one on the same volume.
@@ -106,16 +110,21 @@ class WorkletHost:
             on_step("cloning")
             await self._bring(name, repository, branch)
         on_step("waking" if has_history else "starting")
-        worklet = await self._start(name, claude_session_id, env)
+        worklet = await self._start(name, claude_session_id, env, permissions)
         await self._open_door(worklet)
         agent = await self._attach_new(worklet, fence)
         agent.earlier, agent.new_volume = tail.batches, new_volume
         agent.ending = exit_clause(tail.exited, ending) if tail.exited else ending
         return agent
 
-    async def _start(self, name: str, claude_session_id: str, env: Mapping[str, str]) -> Worklet:
+    async def _start(
+        self, name: str, claude_session_id: str, env: Mapping[str, str], permissions: Permissions
+    ) -> Worklet:
         command = claude_command(
-            claude_session_id, model=self._model, sender=self._runtime.sender(name, self._file_limit)
+            claude_session_id,
+            model=self._model,
+            sender=self._runtime.sender(name, self._file_limit),
+            permissions=permissions,
         )
         spec = WorkletSpec(
             name=name,
@@ -171,6 +180,10 @@ class WorkletHost:
     async def place(self, name: str, files: Mapping[str, Path]) -> None:
         """Copies files into the running worklet's workspace: see `Runtime.place`. Raises WorkletError."""
         await self._runtime.place(name, files)
+
+    def outgoing(self, name: str) -> Outgoing:
+        """What the worklet's agent hands over with `send_file`, also when it has ended."""
+        return Outgoing(worklet_dir(self._share_dir, name) / "run")
 
     async def running(self) -> dict[str, Worklet]:
         """The running worklets of this instance by name. Raises RuntimeUnavailable."""

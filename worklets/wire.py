@@ -6,7 +6,9 @@ here are noise: the CLI adds some with every version.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from config.logging import get_logger
@@ -17,6 +19,7 @@ from worklets.events import (
     AgentReady,
     Asked,
     AskWithdrawn,
+    ModeChanged,
     PreviewVoided,
     PromptTaken,
     Retrying,
@@ -28,6 +31,8 @@ from worklets.events import (
     TurnEnded,
 )
 from worklets.lines import is_sound, parse
+from worklets.permissions import by_rule, suggested
+from worklets.pictures import Picture
 from worklets.slash import is_command
 from worklets.usage import Spending, of_result
 
@@ -52,6 +57,7 @@ class Decoder:
     def __init__(self) -> None:
         self._message: str | None = None  # id of the message being streamed
         self._spending = Spending()
+        self._mode: str | None = None  # the permission mode, as far as it was told
         self._preview = False  # preview text was told that is neither committed nor void
         self._error_kind: str | None = None
         self._refused = False  # the API refused the credential in this turn
@@ -142,7 +148,10 @@ class Decoder:
 
     def _system(self, line: Line) -> list[AgentEvent]:
         if line.get("subtype") == "init":
-            return [AgentReady(line["session_id"], line.get("model", ""), line.get("claude_code_version", ""))]
+            ready = AgentReady(line["session_id"], line.get("model", ""), line.get("claude_code_version", ""))
+            return [*self._mode_of(line), ready]
+        if line.get("subtype") == "status":
+            return self._mode_of(line)
         if line.get("subtype") == "compact_boundary":
             return _compacted(line.get("compact_metadata") or {})
         if line.get("subtype") != "api_retry":
@@ -152,6 +161,13 @@ class Decoder:
         delay = (line.get("retry_delay_ms") or 0) / 1000
         error = str(line.get("error") or "")
         return [Retrying(line.get("attempt") or 0, line.get("max_retries") or 0, delay, status, error)]
+
+    def _mode_of(self, line: Line) -> list[AgentEvent]:
+        mode = line.get("permissionMode")
+        if mode is None or mode == self._mode:
+            return []
+        self._mode = mode
+        return [ModeChanged(mode)]
 
     def _result(self, line: Line) -> list[AgentEvent]:
         kind, refused = self._error_kind, self._refused
@@ -178,7 +194,8 @@ class Decoder:
         if request.get("subtype") != "can_use_tool":
             return []
         tool, arguments = request.get("tool_name", ""), request.get("input") or {}
-        return [Asked(line["request_id"], tool, arguments, request.get("tool_use_id", ""))]
+        asked = Asked(line["request_id"], tool, arguments, request.get("tool_use_id", ""))
+        return [replace(asked, suggestions=suggested(request), by_rule=by_rule(request))]
 
     def _control_cancel(self, line: Line) -> list[AgentEvent]:
         return [AskWithdrawn(line["request_id"])]
@@ -224,24 +241,38 @@ def _ended(ended: TurnEnded, outcome: Any, error: str | None) -> TurnEnded:
     return TurnEnded(outcome, ended.prompt_ids, ended.usage, ended.duration, error)
 
 
-def prompt_line(prompt_id: str, text: str, context: Sequence[str] = ()) -> Line:
+def prompt_line(
+    prompt_id: str, text: str, context: Sequence[str] = (), pictures: Sequence[Picture] = ()
+) -> Line:
     """A person's words, as they wrote them: no slash commands, and no `@file` that would read a file unasked.
 
-    `context` is what Claude should know first, as blocks of the same message: the CLI would take a line of its own
-    (`shouldQuery:false`) in a resumed conversation as the answer to the prompt before it. The CLI runs a `prompt_id`
-    (a uuid) once, however often it comes. A command of the CLI (worklets/slash.py) goes out so that it is read as one.
+    `context` is what Claude should know first, and `pictures` see, as blocks of the same message: the CLI would take a
+    line of its own (`shouldQuery:false`) in a resumed conversation as the answer to the prompt before it. The CLI runs
+    a `prompt_id` (a uuid) once, however often it comes. A command of the CLI (worklets/slash.py) goes out so that it is
+    read as one.
     """
     if is_command(text):
         message = {"role": "user", "content": text}
         return {"type": "user", "uuid": prompt_id, "parent_tool_use_id": None, "message": message}
-    blocks = [{"type": "text", "text": block} for block in (*context, text)]
+    blocks = [*map(_text_block, context)]
+    for picture in pictures:
+        blocks += [_text_block(f"{picture.name}:"), _picture_block(picture)]
     return {
         "type": "user",
         "uuid": prompt_id,
         "parent_tool_use_id": None,
         "client_composed": True,
-        "message": {"role": "user", "content": blocks if context else text},
+        "message": {"role": "user", "content": [*blocks, _text_block(text)] if blocks else text},
     }
+
+
+def _text_block(text: str) -> Line:
+    return {"type": "text", "text": text}
+
+
+def _picture_block(picture: Picture) -> Line:
+    data = base64.b64encode(picture.content).decode()
+    return {"type": "image", "source": {"type": "base64", "media_type": picture.media_type, "data": data}}
 
 
 def interrupt_line(request_id: str, *, cancel_queued: bool = True) -> Line:
@@ -259,9 +290,17 @@ def deny_line(request_id: str, reason: str) -> Line:
     return _answer(request_id, {"behavior": "deny", "message": reason})
 
 
-def allow_line(request_id: str, tool_input: dict[str, Any]) -> Line:
-    """Answers `can_use_tool` with yes."""
-    return _answer(request_id, {"behavior": "allow", "updatedInput": tool_input})
+def allow_line(request_id: str, tool_input: Mapping[str, Any] | None = None, mode: str | None = None) -> Line:
+    """Answers `can_use_tool` with yes: to the call as it is, or with another input; `mode` is the CLI's from then on.
+
+    The input is left out where it stays: what Flow has of it may be masked.
+    """
+    response: Line = {"behavior": "allow"}
+    if tool_input is not None:
+        response["updatedInput"] = dict(tool_input)
+    if mode is not None:
+        response["updatedPermissions"] = [{"type": "setMode", "mode": mode, "destination": "session"}]
+    return _answer(request_id, response)
 
 
 def _answer(request_id: str, response: Line) -> Line:

@@ -15,6 +15,7 @@ _MOMENT = sa.DateTime(timezone=True)
 
 def upgrade() -> None:
     op.add_column("sessions", sa.Column("mode", sa.Text))
+    op.add_column("sessions", sa.Column("mode_before", sa.Text))
     _asks()
     _audit()
     op.create_table(
@@ -69,4 +70,5 @@ def _audit() -> None:
 def downgrade() -> None:
     for table in ("rules", "audit", "asks"):
         op.drop_table(table)
+    op.drop_column("sessions", "mode_before")
     op.drop_column("sessions", "mode")

@@ -18,10 +18,14 @@ from worklets.events import (
     AgentEvent,
     AgentExited,
     AgentReady,
+    Asked,
+    AskWithdrawn,
     Position,
     PromptTaken,
     Text,
     TextDelta,
+    ToolFinished,
+    ToolStarted,
     TurnEnded,
     Usage,
 )
@@ -50,6 +54,8 @@ class Process:
     pictures: list[tuple[Picture, ...]] = field(default_factory=list)  # what was shown before each of them
     ending: str | None = None  # what the runtime knows of its end
     running: str | None = None
+    asks: dict[str, str] = field(default_factory=dict)  # requests that wait for an answer, and their tools
+    heard: dict[str, dict[str, Any]] = field(default_factory=dict)  # answers, by request
     dead: bool = False
     stubborn: bool = False  # ignores interrupts
     deaf: bool = False  # ignores SIGTERM too
@@ -98,6 +104,21 @@ class Process:
         assert prompt_id is not None
         ids = (prompt_id,) if prompt_ids is None else prompt_ids
         self.say(TurnEnded(outcome, ids, Usage(10, 20), 0.5, error))
+
+    def ask(self, tool: str, arguments: dict[str, Any], **more: Any) -> str:
+        """Wants to use a tool that people must be asked about; the id of its request."""
+        tool_id, request_id = f"tool-{next(_numbers)}", f"request-{next(_numbers)}"
+        self.say(ToolStarted(tool_id, tool, arguments))
+        self.say(Asked(request_id, tool, arguments, tool_id, **more))
+        self.asks[request_id] = tool_id
+        return request_id
+
+    def hear(self, request_id: str, answer: dict[str, Any]) -> None:
+        """An answer that nobody waits for is passed over, as the CLI does it."""
+        if request_id in self.asks:
+            tool_id = self.asks.pop(request_id)
+            self.heard[request_id] = answer
+            self.say(ToolFinished(tool_id, answer["behavior"] == "allow", answer.get("message", "")))
 
     def exit(self, code: int, stderr: str = "") -> None:
         self.say(AgentExited(code, stderr))
@@ -168,6 +189,9 @@ class ScriptedAgent:
         if self.process.dead:
             raise AgentGone
         if self.process.running and not self.process.stubborn:
+            for request_id in list(self.process.asks):
+                self.process.asks.pop(request_id)
+                self.process.say(AskWithdrawn(request_id))
             self.process.end("interrupted")
 
     async def request(self, subtype: str, timeout: float = 10.0, **fields: Any) -> dict[str, Any]:
@@ -178,6 +202,19 @@ class ScriptedAgent:
         if isinstance(reply, Exception):
             raise reply
         return reply
+
+    async def allow(
+        self, request_id: str, tool_input: Mapping[str, Any] | None = None, mode: str | None = None
+    ) -> None:
+        self._hear(request_id, {"behavior": "allow", "input": tool_input, "mode": mode})
+
+    async def deny(self, request_id: str, reason: str) -> None:
+        self._hear(request_id, {"behavior": "deny", "message": reason})
+
+    def _hear(self, request_id: str, answer: dict[str, Any]) -> None:
+        if self.process.dead:
+            raise AgentGone
+        self.process.hear(request_id, answer)
 
     async def terminate(self) -> None:
         if self.process.dead:

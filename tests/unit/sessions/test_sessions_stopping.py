@@ -91,9 +91,9 @@ async def test_a_turn_is_stopped_while_the_thread_is_being_read(start: Any, host
         heart.sessions.backlog(never)
         asked = await heart.ask("one")
         await reading.wait()
+        await until(lambda: "Preparing" in heart.kinds(asked.turn.id))
         await heart.sessions.interrupt(asked.session.id, "U2")
         assert await heart.settled(asked) == Interrupted("U2")
-        await until(lambda: "Preparing" in heart.kinds(asked.turn.id))
         assert all(not process.prompts for process in host.processes.values())
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from simulator.model import ScriptedModel
 from simulator.model_request import read
-from simulator.model_script import HELP, parse
+from simulator.model_script import HELP, CallTool, parse
 
 
 @pytest.fixture
@@ -189,10 +189,21 @@ def test_lines_that_do_not_fit_are_text() -> None:
 def test_help_names_every_directive() -> None:
     examples = {"SAY": "SAY a", "WORDS": "WORDS 1", "CODE": "CODE 1", "THINK": "THINK a", "BASH": "BASH a",
                 "WRITE": "WRITE a b", "READ": "READ a", "RECALL": "RECALL", "WAIT": "WAIT 1", "HOLD": "HOLD a",
-                "ERROR": "ERROR 500", "CUT": "CUT", "TOOL": 'TOOL Grep {"pattern": "x"}'}  # fmt: skip
+                "ERROR": "ERROR 500", "CUT": "CUT", "TOOL": 'TOOL Grep {"pattern": "x"}',
+                "ASK": "ASK Which one? | a | b", "PLAN": "PLAN # A plan"}  # fmt: skip
     named = {line.split()[0] for line in HELP.splitlines()}
     assert named == {*examples, "SLOW"}
     assert all(parse(example) for example in examples.values())
+
+
+def test_a_plan_goes_into_the_file_that_the_cli_names() -> None:
+    assert [step.name for step in parse("PLAN # A\\nplan") if isinstance(step, CallTool)] == [
+        "EnterPlanMode",
+        "Write",
+        "ExitPlanMode",
+    ]
+    told = "<system-reminder>write to /work/home/.claude/plans/red-fox.md only</system-reminder>"
+    assert read(body(user("PLAN x"), user(told))).plan_file == "/work/home/.claude/plans/red-fox.md"
 
 
 def test_reading_counts_results_since_the_prompt() -> None:

@@ -169,34 +169,32 @@ async def test_a_request_that_nobody_will_answer_fails_at_once(
         await asking
 
 
-async def test_an_ask_is_denied_with_a_reason_even_when_nobody_reads(
+async def test_an_ask_waits_for_its_answer_and_gets_it_once(
     relay: asyncio.subprocess.Process, tmp_path: Path, agents: list[Agent]
 ) -> None:
     agent = await attach(agents, tmp_path)
     await agent._link.put("a", order("ask r1"))
-    (_, denied) = await until(lambda: found if len(found := inputs(tmp_path)) == 2 else None)
-    answer = denied["response"]
-    assert (answer["request_id"], answer["response"]["behavior"]) == ("r1", "deny")
-    assert "Nobody can be asked" in answer["response"]["message"]
     assert (await take(agent, 1))[0][1] == [Asked("r1", "Bash", {}, "t1")]
+    await agent.allow("r1")
+    await agent.close()
+    again = await attach(agents, tmp_path)
+    await again.allow("r1")  # whoever does not know whether it arrived says it again
+    await again.send("u", "after")
+    lines = await until(lambda: found if len(found := inputs(tmp_path)) >= 3 else None)
+    assert [line["type"] for line in lines] == ["user", "control_response", "user"]
+    assert lines[1]["response"] == {"subtype": "success", "request_id": "r1", "response": {"behavior": "allow"}}
 
 
-async def test_an_ask_that_came_while_flow_was_away_is_denied_once(
+async def test_an_ask_is_answered_with_other_input_and_mode_or_with_no(
     relay: asyncio.subprocess.Process, tmp_path: Path, agents: list[Agent]
 ) -> None:
-    from worklets.link import RelayLink
-
-    link = RelayLink(tmp_path / "run", TOKEN, None, 1, notice=lambda _: None)
-    await link.open(10)
-    await link.put("a", order("ask r1"))
-    await until(lambda: link._read == 1)
-    await link.close()
-    agent = await attach(agents, tmp_path, Position(link.epoch, 1))
-    await until(lambda: len(inputs(tmp_path)) == 2)
-    await agent.close()
-    again = await attach(agents, tmp_path)  # sees the question again, answered already
-    await again.send("u", "after")
-    assert [line["type"] for line in inputs(tmp_path)] == ["user", "control_response", "user"]
+    agent = await attach(agents, tmp_path)
+    await agent.allow("r1", {"answers": {}}, "plan")
+    await agent.deny("r2", "not now")
+    answers = [line["response"]["response"] for line in await until(lambda: inputs(tmp_path)[1:] and inputs(tmp_path))]
+    mode = {"type": "setMode", "mode": "plan", "destination": "session"}
+    assert answers[0] == {"behavior": "allow", "updatedInput": {"answers": {}}, "updatedPermissions": [mode]}
+    assert answers[1] == {"behavior": "deny", "message": "not now"}
 
 
 async def test_a_refused_credential_is_not_tried_for_three_minutes(

@@ -16,6 +16,7 @@ from worklets.events import (
     AgentReady,
     Asked,
     AskWithdrawn,
+    ModeChanged,
     PreviewVoided,
     PromptTaken,
     Retrying,
@@ -39,6 +40,13 @@ def lines(case: str) -> list[bytes]:
 def decoded(case: str) -> list[AgentEvent]:
     decoder = Decoder()
     return [event for line in lines(case) for event in decoder.feed(line)]
+
+
+ALLOW_TOUCH = {
+    "type": "addRules",
+    "behavior": "allow",
+    "rules": [{"toolName": "Bash", "ruleContent": "touch x *"}],
+}
 
 
 def feed(*messages: dict[str, Any]) -> list[AgentEvent]:
@@ -274,12 +282,47 @@ def test_only_the_end_of_a_long_output_is_kept() -> None:
     assert finished.output.endswith("end")
 
 
+def asked(**request: Any) -> Asked:
+    known = {"subtype": "can_use_tool", "tool_name": "Bash", "input": {"command": "x"}, "tool_use_id": "t"}
+    (event,) = feed({"type": "control_request", "request_id": "r", "request": {**known, **request}})
+    assert isinstance(event, Asked)
+    return event
+
+
 def test_asks() -> None:
-    request = {"subtype": "can_use_tool", "tool_name": "Bash", "input": {"command": "x"}, "tool_use_id": "t"}
-    assert feed(
-        {"type": "control_request", "request_id": "r", "request": request},
-        {"type": "control_cancel_request", "request_id": "r"},
-    ) == [Asked("r", "Bash", {"command": "x"}, "t"), AskWithdrawn("r")]
+    assert asked() == Asked("r", "Bash", {"command": "x"}, "t", ("Bash(x)",))
+    assert feed({"type": "control_cancel_request", "request_id": "r"}) == [AskWithdrawn("r")]
+
+
+@pytest.mark.parametrize(
+    ("request_", "rules"),
+    [
+        ({"permission_suggestions": [ALLOW_TOUCH, {"type": "setMode", "mode": "acceptEdits"}]}, ("Bash(touch x *)",)),
+        ({"tool_name": "Write", "input": {"file_path": "a"}}, ("Edit", "Write")),
+        ({"tool_name": "WebFetch", "input": {}}, ("WebFetch",)),
+        ({"input": {"command": "rm *"}}, ()),  # the star would stand for anything
+        ({"input": {"command": "one\ntwo"}}, ()),
+        ({"tool_name": "ExitPlanMode", "input": {}, "requires_user_interaction": True}, ()),
+    ],
+)
+def test_rules_that_would_let_a_call_through(request_: dict[str, Any], rules: tuple[str, ...]) -> None:
+    assert asked(**request_).suggestions == rules
+
+
+def test_asks_that_our_own_rules_made() -> None:
+    assert asked(decision_reason_type="rule").by_rule
+    assert asked(matched_ask_rule={"source": "flagSettings"}).by_rule
+    assert not asked(decision_reason_type="mode").by_rule
+
+
+def test_the_mode_is_told_when_it_changes() -> None:
+    def status(mode: str | None) -> dict[str, Any]:
+        return {"type": "system", "subtype": "status", "status": None, "permissionMode": mode}
+
+    assert feed(status("plan"), status("plan"), status(None), status("default")) == [
+        ModeChanged("plan"),
+        ModeChanged("default"),
+    ]
 
 
 @pytest.mark.parametrize("line", ["", "no json", "[1]", "null", '{"type":"news"}', '{"type":"system","subtype":"new"}'])

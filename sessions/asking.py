@@ -1,0 +1,141 @@
+"""The part of `Sessions` about what Claude asks, and what it may do without asking."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from config.logging import get_logger
+from sessions.asks import Ask, AskId, AskKind, AskState, Decision, ask_id
+from sessions.askstore import Behavior, RuleScope, StoredRule
+from sessions.link import Shared
+from sessions.policy import Policy, scopes_of
+from sessions.store import Store
+from sessions.telling import Telling
+from sessions.types import Session, SessionId, Turn
+from worklets.errors import WorkletError
+from worklets.permissions import CLI_MODES
+
+if TYPE_CHECKING:
+    from sessions.live import LiveSession
+
+log = get_logger(__name__)
+
+
+class Asking:
+    """Mixed into `Sessions`, which has the attributes."""
+
+    store: Store
+    _telling: Telling
+    _shared: Shared
+    _live: dict[SessionId, LiveSession]
+
+    async def _ring_all(self, session_id: SessionId) -> None:
+        raise NotImplementedError
+
+    # -- asks ---------------------------------------------------------
+
+    async def decide(self, ask_id: AskId, decision: Decision, by: str) -> Ask:
+        """Stores what somebody decided, with a row in the audit; Claude hears of it afterwards, over any restart.
+
+        Raises AskClosedAlready (with the ask: who decided what), AskNotFound, StoreUnavailable.
+        """
+        ask = await self.store.asks.decide(ask_id, decision, by, self.store.clock())
+        log.info("decided", ask=ask.id, session=ask.session_id, tool=ask.tool, state=ask.state.value, by=by)
+        await self._closed(ask)
+        return ask
+
+    async def ask(self, ask_id: AskId) -> Ask | None:
+        return await self.store.asks.get(ask_id)
+
+    async def asks(self, *, session_id: SessionId | None = None, user_id: str | None = None) -> list[Ask]:
+        """What waits for people, of a session or of the sessions that somebody began; the oldest first."""
+        return await self.store.asks.open_ones(session_id=session_id, user_id=user_id)
+
+    async def open_ask(self, turn: Turn, kind: AskKind, name: str, given: Mapping[str, Any]) -> Ask:
+        """Flow itself asks, about a turn that has not ended; the same ask again for the same `name` of a turn.
+
+        Whoever opens it acts on its decision: Claude is told nothing.
+        """
+        now, expires = self.store.clock(), self._shared.policy.expires
+        ask = Ask(
+            id=ask_id(turn.session_id, f"{turn.id} {name}"),
+            session_id=turn.session_id,
+            turn_id=turn.id,
+            kind=kind,
+            tool="",
+            tool_id=name,
+            input=dict(given),
+            suggestions=(),
+            state=AskState.OPEN,
+            asked_at=now,
+            expires_at=now + expires if expires is not None else None,
+        )
+        stored, _ = await self.store.asks.open(None, ask)
+        self._telling.ask(stored.ask)
+        return stored.ask
+
+    async def expire_asks(self) -> list[Ask]:
+        """Closes what nobody answered in time. Raises StoreUnavailable."""
+        expired = await self.store.asks.expire(self.store.clock())
+        for ask in expired:
+            log.info("nobody answered in time", ask=ask.id, session=ask.session_id, tool=ask.tool)
+            await self._closed(ask)
+        return expired
+
+    async def _closed(self, ask: Ask) -> None:
+        self._telling.ask(ask)
+        await self._ring_all(ask.session_id)
+
+    async def _take_back(self, turn: Turn) -> None:
+        """Of a turn that has ended without its runner."""
+        for ask in await self.store.asks.take_back(turn.id, self.store.clock()):
+            self._telling.ask(ask)
+
+    async def park_waiting(self, before: datetime) -> None:
+        """Sessions that run here and have waited for people since then may sleep. Raises StoreUnavailable."""
+        for session_id in await self.store.asks.waiting_since(before):
+            if live := self._live.get(session_id):
+                live.park()
+
+    # -- rules and modes ---------------------------------------------------------
+
+    @property
+    def policy(self) -> Policy:
+        return self._shared.policy
+
+    async def set_mode(self, session_id: SessionId, mode: str, by: str) -> Session:
+        """`mode`: auto, ask or plan; a turn that runs goes on in it at once. Raises SessionNotFound, ValueError."""
+        if mode not in CLI_MODES:
+            raise ValueError(f"{mode!r} is no permission mode; there are {', '.join(CLI_MODES)}.")
+        old = await self.store.get(session_id)
+        current = self._shared.policy.mode_of(old)
+        before = (old.mode_before if current == "plan" else current) if mode == "plan" else None
+        session = await self.store.set_mode(session_id, mode, before)
+        log.info("mode", session=session_id, mode=mode, by=by)
+        if live := self._live.get(session_id):
+            live.configured(session)
+            await self._permit(live)
+        return session
+
+    async def rules(self, session_id: SessionId) -> list[StoredRule]:
+        """What people added for the session, its channel and the workspace; the oldest first."""
+        return await self.store.asks.rules(scopes_of(await self.store.get(session_id)))
+
+    async def add_rule(self, scope: RuleScope, scope_id: str, behavior: Behavior, rule: str, by: str) -> None:
+        """Idempotent. Running sessions follow it with their next turn."""
+        await self.store.asks.add_rule(scope, scope_id, behavior, rule, by, self.store.clock())
+
+    async def remove_rule(self, rule_id: str, by: str) -> StoredRule | None:
+        """The rule that was; None: there is none. Running sessions follow with their next turn."""
+        rule = await self.store.asks.remove_rule(rule_id)
+        if rule is not None:
+            log.info("rule removed", rule=rule.rule, scope=rule.scope, scope_id=rule.scope_id, by=by)
+        return rule
+
+    async def _permit(self, live: LiveSession) -> None:
+        try:
+            await live.permit()
+        except (TimeoutError, WorkletError) as error:
+            log.info("the mode counts from the next prompt", session=live.id, why=repr(error))
