@@ -10,8 +10,10 @@ from typing import Any
 from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_client import AsyncWebClient
 
+from bot.access import Access
 from bot.answerers import Answerers
 from bot.backlog import Backlog
+from bot.guard import Guard
 from bot.inbound import Identity
 from bot.marks import Marks
 from bot.parts import Block
@@ -20,6 +22,7 @@ from bot.reading import Reader
 from bot.show import Show
 from bot.tasks import Tasks
 from config.logging import get_logger
+from config.settings import AccessSettings
 from sessions.manager import Sessions
 from sessions.types import ThreadId
 
@@ -45,6 +48,7 @@ class Door:
         version: str,
         runtime: str,
         now: Callable[[], float] = time.time,
+        access: AccessSettings | None = None,
         answerers: Answerers | None = None,
     ) -> None:
         self.sessions = sessions
@@ -59,10 +63,12 @@ class Door:
         #: returns.
         self.after = Tasks("slack")
         self.people = People(client, me)
+        self.access = Access(access or AccessSettings(), client, me, learned=self.people.learn)
         self.reader = Reader(client)
         self.marks = Marks(client, self.after, now)
         self.acted = Recent()
         self._on_connected: list[Callable[[], None]] = []
+        self.guard = Guard(self)
 
     def attend(self) -> None:
         """From now on asking messages are marked while they wait, and Claude hears what a thread said before it."""

@@ -14,7 +14,7 @@ from bot.edits import take_edit
 from bot.errors import sentence_for
 from bot.inbound import EmptyMention, Said, StopWord, read_message
 from bot.listing import help_text
-from bot.stopping import is_redelivered, stop_word
+from bot.stopping import is_late, is_redelivered, stop_word
 from bot.threadacts import act_on_word
 from bot.threadwords import word_of
 from config.errors import FlowError
@@ -31,23 +31,36 @@ def register(app: AsyncApp, door: Door) -> None:
         else:
             await take(door, event, again=is_redelivered(request))
 
+    async def admitted(event: dict[str, Any]) -> None:
+        if event.get("subtype") in ("message_changed", "message_deleted"):
+            await take_edit(door, event, admitted=True)
+        else:
+            await take(door, event, again=is_late(door, str(event["ts"])), admitted=True)
+
+    door.guard.take = admitted
     app.event("app_mention")(heard)
     app.event("message")(heard)
 
 
-async def take(door: Door, event: dict[str, Any], *, again: bool = False, late: bool = False) -> None:
+async def take(
+    door: Door, event: dict[str, Any], *, again: bool = False, late: bool = False, admitted: bool = False
+) -> None:
     """What a message asks for, or nothing. Returning acknowledges; raising leaves the event to Slack's redelivery.
 
-    `again`: it is a redelivery. `late`: it was read from the conversation, not told as an event.
+    `again`: it is a redelivery. `late`: it was read from the conversation, not told as an event. `admitted`: its
+    author is known to be one who may.
     """
     # Both events of a mention ask the same; what is not stored is done for one of them.
     twin = event.get("type") == "app_mention"
-    match read_message(event, door.me, late=late):
+    asked = read_message(event, door.me, late=late)
+    if not admitted and not await door.guard.admits(event, asked, late=late):
+        return
+    match asked:
         case Prompt() as prompt if (told := word_of(event, prompt, door.me)) is not None:
             if not twin:
                 await act_on_word(door, told, late=again or late)
         case Prompt() as prompt:
-            await _submit(door, prompt, apologise=not (again or late))
+            await _submit(door, prompt, apologise=not (again or late or admitted))
         case Said() as said:
             await _overhear(door, said)
         case StopWord() as word if not twin:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from slack_sdk.web.async_client import AsyncWebClient
 
@@ -44,10 +45,18 @@ class People:
         if self._clock() < until:
             return known
         name, kept = await self._ask(user_id)
+        self._note(user_id, name, kept)
+        return name
+
+    def learn(self, user: Mapping[str, Any]) -> None:
+        """Somebody else was told by Slack who this is: it need not be asked again."""
+        if user_id := user.get("id"):
+            self._note(str(user_id), _name(user, str(user_id)), _KEPT)
+
+    def _note(self, user_id: str, name: str, kept: float) -> None:
         if len(self._names) >= _MOST:
             self._names = dict(list(self._names.items())[:1])  # its own stays
         self._names[user_id] = name, self._clock() + kept
-        return name
 
     async def _ask(self, user_id: str) -> tuple[str, float]:
         try:
@@ -56,15 +65,18 @@ class People:
         except Exception as error:  # noqa: BLE001 - a name is never worth losing what was said
             log.info("no name for a person", user=user_id, error=refusal(error).error)
             return user_id, _AGAIN
-        user = answer.get("user") or {}
-        profile = user.get("profile") or {}
-        names = (profile.get("display_name"), profile.get("real_name"), user.get("real_name"), user.get("name"))
-        return next((str(name) for name in names if name), user_id), _KEPT
+        return _name(answer.get("user") or {}, user_id), _KEPT
 
     async def readable(self, markup: str) -> str:
         """Slack's markup as its writer saw it, mentioned people by their names."""
         names = {user_id: await self.name(user_id) for user_id in dict.fromkeys(_MENTIONED.findall(markup))}
         return readable(_MENTIONED.sub(lambda found: _labelled(found[1], names[found[1]]), markup)).strip()
+
+
+def _name(user: Mapping[str, Any], user_id: str) -> str:
+    profile = user.get("profile") or {}
+    names = (profile.get("display_name"), profile.get("real_name"), user.get("real_name"), user.get("name"))
+    return next((str(name) for name in names if name), user_id)
 
 
 def _labelled(user_id: str, name: str) -> str:

@@ -40,6 +40,7 @@ _METHOD_TIERS = {
     "conversations.list": 2,
     "users.info": 4,
     "users.list": 2,
+    "usergroups.users.list": 2,
     "bots.info": 3,
     "files.getUploadURLExternal": 4,
     "files.completeUploadExternal": 4,

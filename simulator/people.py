@@ -3,7 +3,7 @@
 import copy
 import mimetypes
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from simulator.core import Core
 from simulator.events import Events
@@ -44,13 +44,22 @@ class People:
         """The bot's reference as it stands in message text."""
         return f"<@{(app or self.app).bot.id}>"
 
-    def add_user(self, name: str, real_name: str = "") -> User:
-        """One more person, in every public channel."""
+    def add_user(
+        self, name: str, real_name: str = "", *, guest: Literal["", "multi", "single"] = "", team: str = ""
+    ) -> User:
+        """One more person, in every public channel. `team`: of that other workspace, in channels shared with it."""
         user = self.workspace.add_user(name, real_name or name.title(), "1264a3")
+        user.guest, user.team = guest, team
         for channel in self.workspace.channels.values():
             if channel.kind == "channel":
                 channel.members.append(user.id)
         return user
+
+    def add_usergroup(self, *members: str) -> str:
+        """A user group of these people; its id."""
+        group_id = self.workspace.new_id("S")
+        self.workspace.usergroups[group_id] = [self.user(member).id for member in members]
+        return group_id
 
     def add_channel(
         self, name: str, *, private: bool = False, members: Sequence[str] = (), with_bot: bool = True

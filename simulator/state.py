@@ -17,7 +17,7 @@ ChannelKind = Literal["channel", "group", "im", "mpim"]
 
 @dataclass(slots=True)
 class User:
-    """A person, or an app's bot user."""
+    """A person, or an app's bot user. `team`: another workspace's id, of somebody met in a shared channel."""
 
     id: str
     name: str
@@ -25,6 +25,8 @@ class User:
     color: str = "4a154b"
     app_id: str = ""
     bot_id: str = ""
+    guest: Literal["", "multi", "single"] = ""  # multi-channel or single-channel guest
+    team: str = ""
 
     @property
     def is_bot(self) -> bool:
@@ -133,6 +135,7 @@ class Workspace:
         self.channels: dict[str, Channel] = {}
         self.apps: dict[str, App] = {}
         self.files: dict[str, Upload] = {}
+        self.usergroups: dict[str, list[str]] = {}
         self.ephemerals: list[Record] = []
         self.statuses: dict[tuple[str, str], Json] = {}
         self.listeners: list[Callable[[str, Json], None]] = []

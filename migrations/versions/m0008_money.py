@@ -36,11 +36,13 @@ def upgrade() -> None:
         sa.Column("id", sa.Text, primary_key=True),
         sa.Column("user_id", sa.Text, nullable=False),
         sa.Column("channel", sa.Text, nullable=False),
+        sa.Column("thread_ts", sa.Text, nullable=False),
         sa.Column("kind", sa.Text, nullable=False),
         sa.Column("body", sa.Text, nullable=False),
         sa.Column("at", _MOMENT, nullable=False),
+        sa.Column("behind", sa.Text, nullable=False),
     )
-    op.create_index("ix_held_at", "held", ["at"])
+    op.create_index("ix_held_behind", "held", ["behind", "at"])
 
 
 def _costs() -> None:

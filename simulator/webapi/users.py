@@ -21,6 +21,14 @@ async def list_users(call: Call) -> Json:
     return {"members": page, "response_metadata": {"next_cursor": cursor}}
 
 
+@method("usergroups.users.list", "usergroups:read")
+async def list_group(call: Call) -> Json:
+    members = call.core.workspace.usergroups.get(call.required("usergroup"))
+    if members is None:
+        raise SlackError("no_such_subteam")
+    return {"users": list(members)}
+
+
 @method("bots.info", "users:read")
 async def bots_info(call: Call) -> Json:
     wanted = call.text("bot") or call.app.bot.bot_id
@@ -37,7 +45,7 @@ def user_object(call: Call, user: User) -> Json:
         profile |= {"bot_id": user.bot_id, "api_app_id": user.app_id}
     return {
         "id": user.id,
-        "team_id": call.core.workspace.team_id,
+        "team_id": user.team or call.core.workspace.team_id,
         "name": user.name,
         "deleted": False,
         "color": user.color,
@@ -48,6 +56,9 @@ def user_object(call: Call, user: User) -> Json:
         "profile": profile,
         "is_admin": False,
         "is_owner": False,
+        "is_restricted": bool(user.guest),
+        "is_ultra_restricted": user.guest == "single",
+        "is_stranger": bool(user.team),
         "is_bot": user.is_bot,
         "is_app_user": False,
         "updated": 0,
