@@ -11,7 +11,7 @@ from slack_bolt.async_app import AsyncApp
 from bot.door import Ack, Door, Respond
 from bot.errors import sentence_for
 from bot.home import publish_home
-from bot.listing import title
+from bot.listing import CHOOSE, title
 from config.logging import get_logger
 from sessions.types import Session, SessionId
 
@@ -22,12 +22,12 @@ Act = Callable[[Door, Session, str], Awaitable[str]]
 
 
 def register(app: AsyncApp, door: Door) -> None:
-    def button(action_id: str, act: Act) -> None:
+    def button(action_id: str, act: Act, *, replace: bool = False) -> None:
         async def pressed(ack: Ack, body: dict[str, Any], action: dict[str, Any], respond: Respond) -> None:
             await ack()
             session_id, user_id = SessionId(str(action.get("value", ""))), str(body["user"]["id"])
             work = _at_home(door, act, session_id, user_id) if "view" in body else None
-            door.after.start(work or _said(door, act, session_id, user_id, respond), action_id)
+            door.after.start(work or _said(door, act, session_id, user_id, respond, replace=replace), action_id)
 
         app.action(action_id)(pressed)
 
@@ -36,6 +36,7 @@ def register(app: AsyncApp, door: Door) -> None:
         await ack()
 
     button("stop", _stop)
+    button(CHOOSE, _stop, replace=True)
     button("sleep", _sleep)
     app.action(re.compile(".*"))(other)
 
@@ -55,12 +56,15 @@ async def _sleep(door: Door, session: Session, user_id: str) -> str:
     return f"{title(session, door.me)} got a new message meanwhile and goes on with that."
 
 
-async def _said(door: Door, act: Act, session_id: SessionId, user_id: str, respond: Respond) -> None:
+async def _said(
+    door: Door, act: Act, session_id: SessionId, user_id: str, respond: Respond, *, replace: bool = False
+) -> None:
+    """`replace`: what is said takes the place of the list, which was a question."""
     try:
         text = await act(door, await door.sessions.get(session_id), user_id)
     except Exception as error:  # noqa: BLE001 - worded for the person who pressed
         text = sentence_for(error, "a button of a list")
-    await respond(text=text, response_type="ephemeral", replace_original=False)
+    await respond(text=text, response_type="ephemeral", replace_original=replace)
 
 
 async def _at_home(door: Door, act: Act, session_id: SessionId, user_id: str) -> None:

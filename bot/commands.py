@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from slack_bolt.async_app import AsyncApp
@@ -15,12 +14,17 @@ from bot.listing import LIVE, help_blocks, sessions_blocks, status_text
 from bot.markdown import clean, clip
 from bot.options import set_level
 from bot.parts import Block, fallback, section
-from bot.stopping import stop_in_channel
+from bot.stopping import stop_all, stop_in_channel
 from config.logging import get_logger
 from sessions.options import Level
-from sessions.types import Prompt, Session, SessionState
+from sessions.types import Prompt, SessionState
 
 log = get_logger(__name__)
+
+_STOP_WHAT = (
+    "I have stopped nothing and started nothing. `/flow stop` ends what works for you here, `/flow stop all` "
+    "whatever works for you anywhere. If that was a task for Claude, begin it with another word."
+)
 
 
 def register(app: AsyncApp, door: Door) -> None:
@@ -64,10 +68,14 @@ async def _answer(door: Door, asked: Subcommand | Misspelt) -> list[Block]:
             known = await door.sessions.list(states=(*LIVE, SessionState.ASLEEP), limit=1_000)
             return [section(status_text(known, door.version, door.runtime))]
         case "sessions":
-            mine = await _live(door, asked.user_id)
-            return sessions_blocks(mine, door.me, "*Your sessions*", "You have no session that is awake.")
+            mine = await door.sessions.list(user_id=asked.user_id, limit=100)
+            return sessions_blocks(mine, door.me, "*Your sessions*, the newest first", "You have no session yet.")
         case "stop":
             return await stop_in_channel(door, asked.channel, asked.user_id)
+        case "stop all":
+            return await stop_all(door, asked.user_id)
+        case "stop what":
+            return [section(_STOP_WHAT)]
         case "quiet" | "normal" | "verbose":
             said = await set_level(door, "channel", asked.channel, Level(asked.name), asked.user_id)
             return [section(said)]
@@ -78,7 +86,3 @@ async def _answer(door: Door, asked: Subcommand | Misspelt) -> list[Block]:
 def _hint(asked: Misspelt) -> str:
     word = clip(clean(asked.word).replace("`", "'"), 40)
     return f"Did you mean `/flow {asked.meant}`? If `{word}` is for Claude, say it in a few more words."
-
-
-async def _live(door: Door, user_id: str) -> Sequence[Session]:
-    return await door.sessions.list(user_id=user_id, states=LIVE)

@@ -18,7 +18,7 @@ from sessions.types import Attached, Prompt, ThreadId
 #: Subtypes that are a person's message all the same; every other one is an edit, a join, a bot's post and the like.
 _SPOKEN = (None, "file_share", "thread_broadcast")
 _SPOKEN_BY_APPS = (*_SPOKEN, "bot_message")
-SUBCOMMANDS = ("help", "status", "stop", "sessions", "quiet", "normal", "verbose")
+SUBCOMMANDS = ("help", "new", "status", "stop", "sessions", "quiet", "normal", "verbose")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,11 @@ class Amendment:
 
 @dataclass(frozen=True, slots=True)
 class Subcommand:
-    """`/flow` followed by one known word, or by nothing (help)."""
+    """`/flow` followed by one known word, or by nothing (help).
+
+    "stop all" for `stop everything` and the like; "stop what" for `stop` with other words: nobody may start a session
+    who wants an end of one.
+    """
 
     name: str
     user_id: str
@@ -177,6 +181,9 @@ def read_command(body: Mapping[str, Any], me: Identity, ts: str) -> Prompt | Sub
     user, channel = str(body["user_id"]), str(body["channel_id"])
     if not raw or raw.lower() in SUBCOMMANDS:
         return Subcommand(raw.lower() or "help", user, channel)
+    if found := _STOP_WHAT.fullmatch(raw):
+        what = "all" if _ALL.match(found[1]) else "what"
+        return Subcommand(f"stop {what}" if found[1] else "stop", user, channel)
     if (meant := nearest(raw.lower(), SUBCOMMANDS)) is not None:
         return Misspelt(raw, meant)
     asked, repository, branch = _take_options(raw)
@@ -190,6 +197,8 @@ def read_command(body: Mapping[str, Any], me: Identity, ts: str) -> Prompt | Sub
 # ---- who speaks, and to whom -------------------------------------------------------------------------------------
 
 _STOP = re.compile(r"stop\s*[.!]*", re.IGNORECASE)
+_STOP_WHAT = re.compile(r"stop[\s,:!.]+(.*)", re.IGNORECASE | re.DOTALL)
+_ALL = re.compile(r"(?:all|everything)\b", re.IGNORECASE)
 _OTHERS = re.compile(r"\s*<(?:@|!subteam\^|!here|!channel|!everyone)[^<>]*>")
 
 

@@ -10,12 +10,13 @@ from bot.parts import Block, button, context, section
 from sessions.types import Session, SessionState
 
 _SHOWN = 15  # sessions in one list
+CHOOSE = "stop_one"  # action id in the list that asks which one
 
 STATES = {
     SessionState.NEW: "new",
     SessionState.WAITING: "waiting for a place",
     SessionState.STARTING: "starting",
-    SessionState.IDLE: "ready",
+    SessionState.IDLE: "idle",
     SessionState.WORKING: "working",
     SessionState.ASLEEP: "asleep",
 }
@@ -32,9 +33,13 @@ def help_text(me: Identity) -> str:
         "• Reply in the thread to go on, mention or not. In a direct message every message counts.\n"
         "• `repo=<url>` and `branch=<name>` in the first message bring a repository along.\n"
         "• `/flow quiet`, `/flow normal` and `/flow verbose` set how much of my work this channel sees.\n"
+        "• `/flow new` asks for the repository, branch, model and mode first. "
+        "*Ask Flow about this*, in a message's menu, brings that message along.\n"
+        f"• In a thread, `@{name} help` lists what can be set there: model, mode, cost, fork and more.\n"
         "• `/flow sessions` lists your threads, `/flow status` says how I am.\n"
         "• To stop me, press *Stop*, write `stop` in the thread, react with :octagonal_sign:, "
-        "or type `/flow stop` in the channel. What is written stays, and you can go on.\n"
+        "or type `/flow stop` in the channel (`/flow stop all` ends all that works for you). "
+        "What is written stays, and you can go on.\n"
         "• What you write while I work waits its turn: press *Now* to have it done at once, or edit or delete it.\n"
         "• A reply that begins with somebody else's name is for them; I only take note.\n"
         "After a while of silence a session falls asleep; your next reply wakes it where it stood."
@@ -68,10 +73,10 @@ def status_text(sessions: Iterable[Session], version: str, runtime: str) -> str:
     states = [session.state for session in sessions]
     awake = sum(state in LIVE and state is not SessionState.WAITING for state in states)
     waiting = states.count(SessionState.WAITING)
-    working = states.count(SessionState.WORKING)
+    working, idle = states.count(SessionState.WORKING), states.count(SessionState.IDLE)
     asleep = states.count(SessionState.ASLEEP)
     return (
-        f"Sessions: {awake} awake ({working} working), {waiting} waiting for a place, {asleep} asleep.\n"
+        f"Sessions: {awake} awake ({working} working, {idle} idle), {waiting} waiting for a place, {asleep} asleep.\n"
         f"Flow {version}, worklets run on {runtime}."
     )
 
@@ -91,18 +96,30 @@ def title(session: Session, me: Identity) -> str:
     return f"<{address}|{name}>" if address else name
 
 
-def sessions_blocks(sessions: Sequence[Session], me: Identity, heading: str, empty: str) -> list[Block]:
-    """A line for each session, with a button where something works or is awake."""
+def sessions_blocks(
+    sessions: Sequence[Session], me: Identity, heading: str, empty: str, *, choose: bool = False
+) -> list[Block]:
+    """A line for each session, with a button where something works or is awake.
+
+    `choose`: for a list that asks which one to stop; it is replaced once somebody chose.
+    """
     if not sessions:
         return [section(empty)]
     blocks = [section(heading)]
     for session in sessions[:_SHOWN]:
-        block = section(f"{title(session, me)}\n<#{session.thread.channel}> · {STATES[session.state]}")
+        facts = f"<#{session.thread.channel}> · {STATES[session.state]} · {_begun(session)}"
+        block = section(f"{title(session, me)}\n{facts}")
         if session.state in BUSY:
-            block["accessory"] = button("stop", "Stop", session.id, "danger")
+            block["accessory"] = button(CHOOSE if choose else "stop", "Stop", session.id, "danger")
         elif session.state in LIVE:
             block["accessory"] = button("sleep", "Let it sleep", session.id)
         blocks.append(block)
     if len(sessions) > _SHOWN:
-        blocks.append(context(f"and {len(sessions) - _SHOWN} more"))
+        blocks.append(context("Older ones are left out."))
     return blocks
+
+
+def _begun(session: Session) -> str:
+    """In the reader's own time, as Slack shows it."""
+    at = session.created_at
+    return f"<!date^{int(at.timestamp())}^begun {{date_short_pretty}}, {{time}}|begun {at:%Y-%m-%d %H:%M} UTC>"

@@ -21,6 +21,7 @@ log = get_logger(__name__)
 
 EMOJI = "octagonal_sign"
 _LATE = 60.0  # seconds: a stop that took longer to arrive might end something that was asked since
+_NAMED = 15  # sessions, of all that were stopped
 _NOTHING_HERE = "Nothing is running here, so there is nothing to stop."
 
 
@@ -131,10 +132,24 @@ async def stop_in_channel(door: Door, channel: str, user_id: str) -> list[Block]
         log.info("stopped by a command", session=here[0].id, by=user_id)
         return [section(f"Stopping {title(here[0], door.me)}. Reply in its thread to go on.")]
     if len(here) > 1:
-        return sessions_blocks(here, door.me, "*Which one?*", "")
+        return sessions_blocks(here, door.me, "*Which one?* `/flow stop all` ends them all.", "", choose=True)
     elsewhere = [session for session in busy if session.thread.channel != channel]
     none = "Nothing is working for you here, so there is nothing to stop."
     return sessions_blocks(elsewhere, door.me, f"{none} *Elsewhere:*", none)
+
+
+async def stop_all(door: Door, user_id: str) -> list[Block]:
+    """Ends whatever works for this person, wherever it is; the answer for that person."""
+    ended: list[Session] = []
+    for session in await door.sessions.list(user_id=user_id, states=BUSY, limit=1_000):
+        if await door.sessions.halt(session.id, user_id):
+            ended.append(session)
+    log.info("stopped all of a person's", by=user_id, sessions=len(ended))
+    if not ended:
+        return [section("Nothing is working for you, so there is nothing to stop.")]
+    names = "\n".join(f"• {title(session, door.me)} in <#{session.thread.channel}>" for session in ended[:_NAMED])
+    more = f"\nand {len(ended) - _NAMED} more" if len(ended) > _NAMED else ""
+    return [section(f"Stopping all that works for you. Reply in a thread to go on there.\n{names}{more}")]
 
 
 # ---- the reaction ------------------------------------------------------------------------------------------------

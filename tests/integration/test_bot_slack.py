@@ -109,7 +109,7 @@ async def test_help_status_sessions_and_stop(flow: Flow) -> None:
     ts = await flow.slack.post("maya", "#general", "@flow HOLD this")
     process = await flow.process("HOLD this")
     status = await flow.slack.command("maya", "#general", "/flow", "status")
-    assert "1 awake (1 working)" in flow.slack.visible_text(status.message)
+    assert "1 awake (1 working, 0 idle)" in flow.slack.visible_text(status.message)
     assert "Flow 1.2.3, worklets run on scripted." in flow.slack.visible_text(status.message)
     listed = await flow.slack.command("maya", "#general", "/flow", "sessions")
     assert "HOLD this" in flow.slack.visible_text(listed.message)
@@ -124,9 +124,49 @@ async def test_help_status_sessions_and_stop(flow: Flow) -> None:
 
 
 async def test_a_prompt_may_begin_with_a_subcommands_word(flow: Flow) -> None:
-    await flow.slack.command("maya", "#general", "/flow", "stop the server from crashing")
-    ts = await flow.root("#general", "stop the server")
+    await flow.slack.command("maya", "#general", "/flow", "status of the build, please")
+    ts = await flow.root("#general", "status of the build")
     await flow.shows("#general", ts, "tokens in")
+
+
+async def test_who_wants_an_end_never_starts_a_session(flow: Flow) -> None:
+    told = await flow.slack.command("maya", "#general", "/flow", "stop the server from crashing")
+    assert "started nothing" in flow.slack.visible_text(told.message)
+    told = await flow.slack.command("maya", "#general", "/flow", "stop everything please")
+    assert "nothing to stop" in flow.slack.visible_text(told.message)
+    assert await flow.sessions.list() == []
+
+
+async def test_all_of_ones_own_can_be_stopped_at_once(flow: Flow) -> None:
+    first = await flow.slack.post("maya", "#general", "@flow HOLD a")
+    second = await flow.slack.post("maya", "#engineering", "@flow HOLD b")
+    other = await flow.slack.post("jonas", "#general", "@flow HOLD c")
+    for text in ("HOLD a", "HOLD b", "HOLD c"):
+        await flow.process(text)
+    told = await flow.slack.command("maya", "#general", "/flow", "stop all")
+    text = flow.slack.visible_text(told.message)
+    assert "HOLD a" in text
+    assert "HOLD b" in text
+    assert "HOLD c" not in text
+    await flow.shows("#general", first, "Stopped by @maya")
+    await flow.shows("#engineering", second, "Stopped by @maya")
+    assert not any("Stopped" in text for text in flow.thread("#general", other))
+
+
+async def test_sessions_are_listed_awake_or_not_the_newest_first(flow: Flow) -> None:
+    for number in range(17):
+        ts = await flow.slack.post("maya", "#general", f"@flow question {number}")
+        await flow.shows("#general", ts, "tokens in")
+    newest, *_ = await flow.sessions.list()
+    await flow.sessions.sleep(newest.id)
+    listed = await flow.slack.command("maya", "#general", "/flow", "sessions")
+    lines = flow.slack.visible_text(listed.message).splitlines()
+    assert [line for line in lines if "question" in line][:2] == ["question 16", "question 15"]
+    states = [line for line in lines if "begun" in line]
+    assert len(states) == 15
+    assert "asleep" in states[0]
+    assert "idle" in states[1]
+    assert "Older ones are left out." in lines
 
 
 async def test_the_stop_button_of_a_list(flow: Flow) -> None:
@@ -137,7 +177,8 @@ async def test_the_stop_button_of_a_list(flow: Flow) -> None:
     listed = await flow.slack.command("maya", "#general", "/flow", "stop")
     assert "Which one?" in flow.slack.visible_text(listed.message)
     block = next(b for b in listed.message["blocks"] if "HOLD a" in str(b))
-    await flow.slack.click("maya", listed.message, "stop", block_id=block["block_id"])
+    assert "begun " in str(block), "two threads with the same words can be told apart"
+    await flow.slack.click("maya", listed.message, "stop_one", block_id=block["block_id"])
     await flow.shows("#general", ts, "Stopped by @maya")
     await flow.slack.wait_for(lambda: any("Stopped" in m.get("text", "") for m in flow.slack.ephemerals("maya")))
     assert "Stopped" not in str(flow.thread("#general", other))

@@ -307,7 +307,22 @@ def test_flow_alone_is_help(text: str) -> None:
     assert command(text) == Subcommand("help", "U1", "C1")
 
 
-@pytest.mark.parametrize("name", ["status", "stop", "sessions"])
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("stop", "stop"),
+        ("Stop!", "stop"),
+        ("stop all", "stop all"),
+        ("Stop everything, please", "stop all"),
+        ("stop the server from crashing", "stop what"),
+        ("stop: allow nothing", "stop what"),
+    ],
+)
+def test_a_command_that_begins_with_stop_starts_nothing(text: str, name: str) -> None:
+    assert command(text) == Subcommand(name, "U1", "C1")
+
+
+@pytest.mark.parametrize("name", ["status", "new", "sessions"])
 def test_subcommands_are_single_words(name: str) -> None:
     assert command(name) == Subcommand(name, "U1", "C1")
     read = command(f"{name} the server from crashing")
