@@ -287,7 +287,7 @@ class AskStore:
         """Those of each (scope, scope id), the oldest first."""
         where = sa.or_(sa.false(), *(sa.and_(rules.c.scope == one, rules.c.scope_id == id_) for one, id_ in scopes))
         async with self._db.read() as connection:
-            found = (await connection.execute(sa.select(rules).where(where).order_by(rules.c.at, rules.c.id))).all()
+            found = (await connection.execute(sa.select(rules).where(where).order_by(rules.c.at, rules.c.rule))).all()
         return [StoredRule(row.id, row.scope, row.scope_id, row.behavior, row.rule, row.by, row.at) for row in found]
 
     async def remove_rule(self, rule_id: str) -> StoredRule | None:
