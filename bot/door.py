@@ -13,13 +13,15 @@ from slack_sdk.web.async_client import AsyncWebClient
 from bot.access import Access
 from bot.answerers import Answerers
 from bot.backlog import Backlog
+from bot.files import Downloads
 from bot.guard import Guard
 from bot.inbound import Identity
-from bot.marks import Marks
 from bot.parts import Block
 from bot.people import People
+from bot.reactions import Reactions
 from bot.reading import Reader
 from bot.show import Show
+from bot.store import ReactionStore
 from bot.tasks import Tasks
 from config.logging import get_logger
 from config.settings import AccessSettings
@@ -50,6 +52,7 @@ class Door:
         now: Callable[[], float] = time.time,
         access: AccessSettings | None = None,
         answerers: Answerers | None = None,
+        reactions: bool = True,
     ) -> None:
         self.sessions = sessions
         self.show = show
@@ -65,18 +68,23 @@ class Door:
         self.people = People(client, me)
         self.access = Access(access or AccessSettings(), client, me, learned=self.people.learn)
         self.reader = Reader(client)
-        self.marks = Marks(client, self.after, now)
+        self.reactions = Reactions(client, self.after, ReactionStore(sessions.store.db), now, on=reactions)
         self.acted = Recent()
         self._on_connected: list[Callable[[], None]] = []
+        self._cleaning = False
         self.guard = Guard(self)
 
     def attend(self) -> None:
-        """From now on asking messages are marked while they wait, and Claude hears what a thread said before it."""
-        self.sessions.observe(self.marks.observe)
+        """From now on reactions say how far each asked turn is, and Claude hears what a thread said before it."""
+        self.sessions.observe(self.reactions.observe)
+        self.sessions.files.fetch = Downloads(self.client).fetch
         self.sessions.backlog(Backlog(self.sessions, self.reader, self.people, self.me).collect)
 
     def connected(self) -> None:
         """Slack can be heard, for the first time or after something may have been missed. Returns at once."""
+        if not self._cleaning and self.after.open:
+            self._cleaning = True
+            self.after.start(self.reactions.keep_clean(), "left-over reactions")
         for call in self._on_connected:
             call()
 

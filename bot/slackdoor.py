@@ -11,7 +11,7 @@ async with open_slack_door(...) as slack:     # shows answers, hears nothing yet
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,17 +21,20 @@ import aiohttp
 
 from bot.answerers import Answerers
 from bot.app import build_app
+from bot.couriers import Couriers
 from bot.delivery import Delivery
 from bot.door import Door
+from bot.filestore import SentFiles
 from bot.show import Show
 from bot.socket import SlackSocket, web_client
 from bot.store import MessageStore
 
 if TYPE_CHECKING:
     from bot.inbound import Identity
-    from config.settings import AccessSettings, AskSettings, ShowSettings, SlackSettings
+    from config.settings import AccessSettings, AskSettings, FileSettings, ShowSettings, SlackSettings
     from sessions.db import Database
     from sessions.manager import Sessions
+    from worklets.files import Outgoing
 
 _CALL_SECONDS = 15
 _CONNECT_SECONDS = 10.0  # how long the start waits for Slack; the socket goes on trying after that
@@ -75,11 +78,20 @@ async def open_slack_door(
     outgoing: Callable[[str], Outgoing],
     shown: ShowSettings,
 ) -> AsyncIterator[SlackDoor]:
-    """`me` is what the preflight found; `runtime` is a word for `/flow status`; `outgoing(worklet)` is where files come from."""
+    """`me` is what the preflight found; `runtime` is a word for `/flow status`.
+
+    `outgoing(worklet)` is where that worklet's files come out.
+    """
     bot_token = settings.bot_token.get_secret_value()
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(_CALL_SECONDS), trust_env=True) as http:
         client = web_client(bot_token, settings.api_url, http)
-        show = Show(sessions, Delivery(client, me.bot_id), MessageStore(database), plan=shown.plan_blocks)
+        show = Show(
+            sessions,
+            Delivery(client, me.bot_id),
+            MessageStore(database),
+            plan=shown.plan_blocks,
+            streaming=settings.streaming,
+        )
         sessions.observe(show.observe)
         door = Door(
             sessions,
@@ -90,6 +102,7 @@ async def open_slack_door(
             runtime,
             access=access,
             answerers=Answerers(asks.answerers, asks.approvers),
+            reactions=shown.reactions,
         )
         door.attend()
         socket = SlackSocket(
@@ -99,9 +112,7 @@ async def open_slack_door(
             debug=settings.debug,
             on_connected=door.connected,
         )
-        couriers = Couriers(
-            sessions, client, SentFiles(database, sessions.owner), outgoing, limit=files.limit
-        )
+        couriers = Couriers(sessions, client, SentFiles(database, sessions.owner), outgoing, limit=files.limit)
         sessions.observe(couriers.observe)
         async with show.outbox, door.after, couriers:
             yield SlackDoor(show, door, socket)

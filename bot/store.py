@@ -1,4 +1,5 @@
-"""What the door keeps: which messages show which turn (`messages`), and until when all was read (`caught_up`).
+"""What the door keeps: which messages show which turn (`messages`), which reactions may stand on the message that asked
+for it (`reactions`), and until when all was read (`caught_up`).
 
 A row of `messages` is written before a message is posted, without a ts: if Flow dies in between, it knows to look
 before it posts again. `digest` is of the last look that was stored; only a final one is trusted after a restart.
@@ -6,14 +7,15 @@ before it posts again. `digest` is of the last look that was stored; only a fina
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
 
 from sessions.db import Database
-from sessions.tables import Moment, metadata
-from sessions.types import TurnId
+from sessions.tables import Moment, metadata, turns
+from sessions.types import TurnId, TurnState
 
 messages = sa.Table(
     "messages",
@@ -24,6 +26,16 @@ messages = sa.Table(
     sa.Column("ts", sa.Text),
     sa.Column("digest", sa.Text),
     sa.Column("final", sa.Boolean, nullable=False),
+)
+
+#: Of turns whose reactions change yet: noted before one is added, gone when the last one stands alone.
+reactions = sa.Table(
+    "reactions",
+    metadata,
+    sa.Column("turn_id", sa.Text, sa.ForeignKey("turns.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("channel", sa.Text, nullable=False),
+    sa.Column("ts", sa.Text, nullable=False),
+    sa.Column("names", sa.Text, nullable=False),  # of emoji, with spaces between them
 )
 
 #: Whatever was written in a workspace before `at` has been heard, or read.
@@ -74,6 +86,11 @@ class MessageStore:
             unknown = sa.and_(_is(turn_id, part), messages.c.ts.is_(None))
             await connection.execute(sa.update(messages).where(unknown).values(ts=ts))
 
+    async def uploaded(self, turn_id: TurnId, part: int, file_id: str) -> None:
+        """The file with this id is about to be shown as this part."""
+        async with self._database.transaction() as connection:
+            await connection.execute(sa.update(messages).where(_is(turn_id, part)).values(digest=file_id))
+
     async def shown(self, turn_id: TurnId, part: int, ts: str, digest: str | None, final: bool) -> None:
         """This part is at `ts` and looks so."""
         async with self._database.transaction() as connection:
@@ -88,6 +105,52 @@ class MessageStore:
 
 def _is(turn_id: TurnId, part: int) -> sa.ColumnElement[bool]:
     return sa.and_(messages.c.turn_id == turn_id, messages.c.part == part)
+
+
+@dataclass(frozen=True, slots=True)
+class Reacted:
+    """`names`: the reactions that may stand on the message at `ts`. `state`: of the turn, which is shown to the end."""
+
+    turn_id: TurnId
+    channel: str
+    ts: str
+    names: frozenset[str]
+    state: TurnState
+
+
+class ReactionStore:
+    """Every method raises StoreUnavailable when the database does not answer."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def of_turn(self, turn_id: TurnId) -> frozenset[str]:
+        """Names of the reactions that may stand on its message."""
+        query = sa.select(reactions.c.names).where(reactions.c.turn_id == turn_id)
+        async with self._database.read() as connection:
+            return frozenset(((await connection.execute(query)).scalar_one_or_none() or "").split())
+
+    async def keep(self, turn_id: TurnId, channel: str, ts: str, names: Iterable[str]) -> None:
+        row = {"turn_id": turn_id, "channel": channel, "ts": ts, "names": " ".join(sorted(names))}
+        statement = self._database.insert(reactions)
+        changed = statement.on_conflict_do_update(index_elements=["turn_id"], set_={"names": statement.excluded.names})
+        async with self._database.transaction() as connection:
+            await connection.execute(changed, row)
+
+    async def forget(self, turn_id: TurnId) -> None:
+        async with self._database.transaction() as connection:
+            await connection.execute(sa.delete(reactions).where(reactions.c.turn_id == turn_id))
+
+    async def left_over(self, limit: int = 100) -> list[Reacted]:
+        """Of turns that are shown to the end, and so are told no more."""
+        joined = reactions.join(turns, turns.c.id == reactions.c.turn_id)
+        query = sa.select(reactions, turns.c.state).select_from(joined).where(turns.c.delivered).limit(limit)
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).all()
+        return [
+            Reacted(TurnId(row.turn_id), row.channel, row.ts, frozenset(row.names.split()), TurnState(row.state))
+            for row in rows
+        ]
 
 
 class CaughtUp:

@@ -17,8 +17,11 @@ from waiting import until
 import migrations
 from bot.access import Facts
 from bot.app import build_app
+from bot.couriers import Couriers
 from bot.delivery import Delivery
 from bot.door import Door
+from bot.filestore import SentFiles
+from bot.nativestream import Mode
 from bot.show import Show
 from bot.socket import SlackSocket, preflight, web_client
 from bot.store import MessageStore
@@ -29,6 +32,7 @@ from sessions.manager import Sessions
 from sessions.reaper import Reaper
 from sessions.store import Store
 from simulator.slack import SlackSimulator
+from worklets.files import Outgoing
 
 MANIFEST = Path(__file__).parents[1] / "manifest.yml"
 
@@ -104,6 +108,9 @@ def starter(path: Path, slack: SlackSimulator, host: ScriptedHost) -> Start:
         access: AccessSettings | None = None,
         known: bool = True,
         plan: bool = False,
+        reactions: bool = True,
+        streaming: Mode = "edits",
+        clock: Callable[[], float] = time.monotonic,
     ) -> AsyncIterator[Flow]:
         await migrations.upgrade(dsn)
         db = open_database(dsn)
@@ -117,16 +124,34 @@ def starter(path: Path, slack: SlackSimulator, host: ScriptedHost) -> Start:
             ):
                 client = web_client(slack.bot_token, slack.api_url, http)
                 async with Sessions(store, host, max_sessions=max_sessions) as sessions:
-                    show = Show(sessions, Delivery(client, me.bot_id), MessageStore(db), pace=pace, plan=plan)
+                    show = Show(
+                        sessions,
+                        Delivery(client, me.bot_id),
+                        MessageStore(db),
+                        clock,
+                        pace,
+                        plan=plan,
+                        streaming=streaming,
+                    )
                     sessions.observe(show.observe)
-                    door = Door(sessions, show, client, me, "1.2.3", "scripted", now, access)
+                    door = Door(sessions, show, client, me, "1.2.3", "scripted", now, access, reactions=reactions)
                     if known:  # as if each had written a minute ago
                         for user in slack.workspace.users.values():
                             door.access.remember(user.id, Facts(bool(user.guest), bool(user.team)))
                     door.attend()
                     timing = {"ping_interval": min(2.0, deaf_after / 4), "deaf_after": deaf_after}
                     socket = SlackSocket(**tokens, **timing, on_connected=door.connected)
-                    async with show.outbox, door.after:
+                    couriers = Couriers(
+                        sessions,
+                        client,
+                        SentFiles(db, sessions.owner),
+                        lambda name: Outgoing(path / "worklets" / name / "run"),
+                        limit=1_000_000,
+                        pauses=(0.05, 0.1),
+                        sweep=0.2,
+                    )
+                    sessions.observe(couriers.observe)
+                    async with show.outbox, door.after, couriers:
                         await Reaper(sessions, store, host, session_timeout=timedelta(minutes=30)).sweep()
                         if connect:
                             tasks.start(socket.run(build_app(door)), "socket")

@@ -13,7 +13,7 @@ from slackdoor import MANIFEST, Flow, Start, starter
 from unit.sessions.scripted import ScriptedHost
 from waiting import until
 
-from bot.marks import EMOJI
+from bot.reactions import DONE, WAITING, WORKING
 from sessions.db import open_database
 from sessions.tables import asides, turns
 from sessions.types import SessionState, TurnState
@@ -57,7 +57,11 @@ def told(flow: Flow, user: str, words: str) -> bool:
 
 
 def marked(slack: SlackSimulator, ts: str) -> bool:
-    return any(r["name"] == EMOJI for r in slack.record(ts).body.get("reactions", []))
+    return WAITING in reactions(slack, ts)
+
+
+def reactions(slack: SlackSimulator, ts: str) -> list[str]:
+    return [r["name"] for r in slack.record(ts).body.get("reactions", [])]
 
 
 async def states(flow: Flow) -> list[TurnState]:
@@ -223,18 +227,17 @@ async def test_who_waits_is_marked_until_the_turn_begins(flow: Flow) -> None:
     assert not marked(flow.slack, ts)
     (await flow.process("HOLD on")).end()
     await flow.process("HOLD next")
-    await until(lambda: not marked(flow.slack, reply))
-    assert len(flow.calls("reactions.add")) == 1
-    assert len(flow.calls("reactions.remove")) == 1
+    await until(lambda: reactions(flow.slack, reply) == [WORKING])
 
 
 async def test_a_short_wait_costs_no_call(flow: Flow) -> None:
     ts = await at_work(flow)
-    await flow.slack.post("jonas", "#general", "quick", thread_ts=ts)
+    quick = await flow.slack.post("jonas", "#general", "quick", thread_ts=ts)
     await flow.slack.wait_for(lambda: len(flow.slack.deliveries) > 2)
     (await flow.process("HOLD on")).end()
     await until(lambda: sum("tokens in" in text for text in flow.thread("#general", ts)) == 2)
-    assert not flow.calls("reactions.add")
+    await until(lambda: DONE in reactions(flow.slack, quick))
+    assert [call["name"] for call in flow.calls("reactions.add") if call["timestamp"] == quick] == [DONE]
 
 
 async def test_a_mark_of_a_dead_process_is_taken_away(start: Start, slack: SlackSimulator) -> None:
@@ -251,6 +254,7 @@ async def test_a_mark_of_a_dead_process_is_taken_away(start: Start, slack: Slack
 @pytest.mark.parametrize("trouble", [{"status": 429, "retry_after": 1}, {"status": 503}, {"error": "internal_error"}])
 async def test_a_mark_outlasts_slacks_troubles(flow: Flow, trouble: dict[str, Any]) -> None:
     ts = await at_work(flow)
+    await until(lambda: reactions(flow.slack, ts) == [WORKING])
     flow.slack.faults.fail("reactions.add", **trouble)
     reply = await flow.slack.post("jonas", "#general", "HOLD next", thread_ts=ts)
     await until(lambda: marked(flow.slack, reply))
@@ -261,16 +265,18 @@ async def test_a_mark_outlasts_slacks_troubles(flow: Flow, trouble: dict[str, An
 
 async def test_a_mark_that_slack_refuses_is_let_be(flow: Flow) -> None:
     ts = await at_work(flow)
+    await until(lambda: reactions(flow.slack, ts) == [WORKING])
     flow.slack.faults.fail("reactions.add", error="too_many_reactions")
-    await flow.slack.post("jonas", "#general", "next", thread_ts=ts)
 
     def tried() -> int:
         return sum(call.method == "reactions.add" for call in flow.slack.calls)
 
-    await until(tried)
+    before = tried()
+    reply = await flow.slack.post("jonas", "#general", "next", thread_ts=ts)
+
+    await until(lambda: tried() > before)
     (await flow.process("HOLD on")).end()
-    await until(lambda: sum("tokens in" in text for text in flow.thread("#general", ts)) == 2)
-    assert tried() == 1
+    await until(lambda: reactions(flow.slack, reply) == [DONE])
 
 
 async def test_now_interrupts_and_goes_next(flow: Flow) -> None:
