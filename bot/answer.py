@@ -112,10 +112,17 @@ class Answer:
         return any(message is None or (message.ts is None and not message.lost) for message in messages)
 
     @property
-    def lacks_ask(self) -> bool:
-        """Claude waits for people who cannot see it yet."""
-        messages = [self.messages.get(index) for index in self.view.ask_parts()]
-        return any(message is None or (message.ts is None and not message.lost) for message in messages)
+    def hurried(self) -> bool:
+        """Claude asks something, or has been answered, and people cannot see that yet."""
+        if not self.view.ask_news:
+            return False
+        parts = self.parts()
+        self.view.ask_news = {n for n in self.view.ask_news if n < len(parts) and not self._is_shown(parts[n])}
+        return bool(self.view.ask_news)
+
+    def _is_shown(self, part: Part) -> bool:
+        message = self.messages.get(part.index)
+        return message is not None and (message.lost or message.shown == _in_form(part, message).digest)
 
     def _surplus_action(self, count: int) -> Action | None:
         """Messages that the final look has no use for are taken away; those that may be there are looked for."""

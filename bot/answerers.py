@@ -23,15 +23,12 @@ class Answerers:
         if user_id in self.approvers:
             return None
         if self.approvers and (self.who == "approvers" or ask.kind is AskKind.BUDGET):
-            return f"Only {_listed(self.approvers)} can answer this. Ask one of them to."
+            return f"Only approvers can answer this: {_listed(self.approvers)}."
         if self.who == "asker":
-            askers = [turn.user_id for turn in turns if turn.id == ask.turn_id]
-            who, why = askers, ", who asked Claude,"
+            may, who = [turn.user_id for turn in turns if turn.id == ask.turn_id], "whoever asked Claude"
         else:
-            who, why = list(dict.fromkeys(turn.user_id for turn in turns)), ", who work with Claude in this thread,"
-        if user_id in who:
-            return None
-        return f"Only {_listed([*who, *self.approvers])}{why} can answer this."
+            may, who = [turn.user_id for turn in turns], "people who asked Claude something in this thread"
+        return None if user_id in may else f"Only {who} can answer this: {_listed([*may, *self.approvers])}."
 
 
 def _listed(people: Sequence[str]) -> str:

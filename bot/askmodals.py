@@ -12,7 +12,7 @@ from typing import Any
 from bot.asking import PICK, clip_code, options_of, plain_text, preformatted
 from bot.asksubject import Question, questions, subject
 from bot.markdown import clean
-from bot.parts import Block, context, section
+from bot.parts import Block, context
 from sessions.asks import Ask, Decision
 
 #: Callback ids.
@@ -79,15 +79,6 @@ def all_modal(ask: Ask) -> Block:
     if rest:
         blocks.append(context(f"… and {len(rest):,} more characters, which is more than Slack can show."))
     return _modal("The whole of it", ask.id, blocks or [context("There is nothing in it.")])
-
-
-def notice_modal(text: str) -> Block:
-    """`text` is mrkdwn. Takes the place of a modal that cannot be filled in."""
-    return _modal("Claude asked", "", [section(text)])
-
-
-def loading_modal() -> Block:
-    return _modal("Claude asked", "", [context("⏳ One moment…")])
 
 
 def _modal(title: str, metadata: str, blocks: list[Block], *, callback_id: str = "", submit: str = "") -> Block:

@@ -1,14 +1,9 @@
-"""Answers to what Claude asks: buttons, check boxes and modals.
-
-A modal must be opened within three seconds of the press (docs.slack.dev, trigger_id): should the table be slow, an
-empty one is opened first and filled in afterwards.
-"""
+"""Answers to what Claude asks: buttons, check boxes and modals."""
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from slack_bolt.async_app import AsyncApp
@@ -41,22 +36,20 @@ from bot.askmodals import (
     answers_modal,
     choice_decision,
     comment_modal,
-    loading_modal,
     missing,
-    notice_modal,
     picked_decision,
     typed_decision,
     why_modal,
 )
 from bot.door import Ack, Door, Respond
 from bot.errors import sentence_for
+from bot.modals import open_modal
 from bot.parts import Block
 from config.logging import get_logger
 from sessions.asks import Ask, AskClosedAlready, AskId, AskNotFound, Decision
 
 log = get_logger(__name__)
 
-_PATIENCE = 0.8  # seconds of the trigger's three that the table may take
 _DECISIONS = {
     ALLOW_ONCE: Decision("allow"),
     ALLOW_SESSION: Decision("allow", "session"),
@@ -78,6 +71,7 @@ _NOTHING_TICKED = "Tick at least one box first, or answer in your own words."
 
 #: What only the person who pressed is told; "" for nothing.
 Private = str
+Tell = Callable[[str], Awaitable[None]]
 
 
 def register(app: AsyncApp, door: Door) -> None:
@@ -86,10 +80,11 @@ def register(app: AsyncApp, door: Door) -> None:
         action_id, value, user_id = str(action["action_id"]), str(action.get("value", "")), str(body["user"]["id"])
         if action_id in _MODALS:
             trigger = str(body.get("trigger_id", ""))
-            door.after.start(_open(door, trigger, _made(door, action_id, AskId(value), user_id), respond), "ask")
+            making = _made(door, action_id, AskId(value), user_id)
+            door.after.start(open_modal(door.client, trigger, making, _whispering(respond)), "ask")
         else:
             values = (body.get("state") or {}).get("values") or {}
-            door.after.start(_told(_press(door, action_id, value, values, user_id), respond), "ask")
+            door.after.start(_told(_press(door, action_id, value, values, user_id), _whispering(respond)), "ask")
 
     async def ticked(ack: Ack) -> None:
         await ack()  # what is ticked comes with Submit
@@ -161,13 +156,20 @@ def _late(ask: Ask, user_id: str, wanted: Decision | Private) -> Private:
     return "" if (ask.decided_by, ask.decision) == (user_id, wanted) else f"That is settled already. {outcome(ask)}"
 
 
-async def _told(work: Awaitable[Private], respond: Respond) -> None:
+async def _told(work: Awaitable[Private], tell: Tell) -> None:
     try:
         text = await work
     except Exception as error:  # noqa: BLE001 - worded for the person who pressed
         text = sentence_for(error, "answering what Claude asked")
     if text:
+        await tell(text)
+
+
+def _whispering(respond: Respond) -> Tell:
+    async def tell(text: str) -> None:
         await respond(text=text, response_type="ephemeral", replace_original=False)
+
+    return tell
 
 
 # ---- modals ------------------------------------------------------------------------------------------------------
@@ -187,25 +189,6 @@ async def _made(door: Door, action_id: str, ask_id: AskId, user_id: str) -> Bloc
         return sentence_for(error, "opening a modal")
 
 
-async def _open(door: Door, trigger_id: str, making: Coroutine[Any, Any, Block | Private], respond: Respond) -> None:
-    try:
-        async with asyncio.TaskGroup() as group:
-            made = group.create_task(making)
-            await asyncio.wait([made], timeout=_PATIENCE)
-            if not made.done():
-                opened = await door.client.views_open(trigger_id=trigger_id, view=loading_modal())
-                view = await made
-                view = notice_modal(view) if isinstance(view, str) else view
-                await door.client.views_update(view_id=opened["view"]["id"], view=view)
-            elif isinstance(view := made.result(), str):
-                await respond(text=view, response_type="ephemeral", replace_original=False)
-            else:
-                await door.client.views_open(trigger_id=trigger_id, view=view)
-    except* Exception as errors:  # noqa: BLE001 - worded for the person who pressed
-        text = sentence_for(errors.exceptions[0], "opening a modal")
-        await respond(text=text, response_type="ephemeral", replace_original=False)
-
-
 async def _submit(door: Door, view: dict[str, Any], user_id: str) -> None:
     """What is to be said goes into the thread, for this person only: a modal that was sent has no place for it."""
     ask_id = AskId(str(view.get("private_metadata", "")))
@@ -213,7 +196,7 @@ async def _submit(door: Door, view: dict[str, Any], user_id: str) -> None:
     def decision(ask: Ask) -> Decision:
         return answers_decision(ask, view) if view["callback_id"] == ANSWERS else typed_decision(view)
 
-    async def whisper(*, text: str, **_: Any) -> None:
+    async def whisper(text: str) -> None:
         session = await door.sessions.get((await _ask(door, ask_id)).session_id)
         await door.whisper(session.thread, user_id, text)
 

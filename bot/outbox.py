@@ -136,7 +136,7 @@ class Outbox:
         urgency = self._urgency(entry)
         if entry.since is None:
             entry.since = self._clock()
-        elif urgency is entry.urgency and not entry.answer.lacks_ask:
+        elif urgency is entry.urgency and not entry.answer.hurried:
             return
         entry.urgency = urgency
         self._enqueue(entry)
@@ -163,7 +163,7 @@ class Outbox:
         view = entry.answer.view
         if view.settled:
             return Urgency.FINAL
-        if entry.method is not Method.EDIT or entry.answer.lacks_ask:
+        if entry.method is not Method.EDIT or entry.answer.hurried:
             return Urgency.FIRST
         return Urgency.FIRST if view.has_words and not self._last(entry.answer).words else Urgency.GROW
 
@@ -175,7 +175,7 @@ class Outbox:
         if entry.busy or entry.closed or entry.since is None:
             return
         answer, soonest = entry.answer, entry.retry_at
-        hurried = entry.urgency is Urgency.FINAL or self._flushing or answer.lacks_ask
+        hurried = entry.urgency is Urgency.FINAL or self._flushing or answer.hurried
         if entry.method is Method.EDIT and not hurried:
             gap = FIRST_GAP if entry.urgency is Urgency.FIRST else GAP
             soonest = max(soonest, self._last(answer).changed_at + gap, entry.wordless_until)

@@ -79,6 +79,8 @@ class TurnView:
         self._waits = False  # for the turns before it
         self._blocked = False  # one of them waits for people
         self._asks: dict[AskId, tuple[Ask, list[Page]]] = {}
+        #: Numbers of the messages in which an ask was opened or closed; whoever has shown one takes it out.
+        self.ask_news: set[int] = set()
         self._stopping = False
         self._activity = Activity(level, turn_id)
         self._mention = mention
@@ -115,10 +117,6 @@ class TurnView:
     def asking(self) -> bool:
         """Claude waits for people."""
         return any(ask.is_open for ask, _ in self._asks.values())
-
-    def ask_parts(self) -> list[int]:
-        """The numbers of the messages in which people can answer."""
-        return [n for n, page in enumerate(self._layout.pages) if page.ask is not None and page.ask.open]
 
     def block(self, blocked: bool) -> bool:
         """The turn waits behind one that waits for people. False: nobody sees that."""
@@ -233,6 +231,7 @@ class TurnView:
             # The stored events have the ask before the text that is being written: so a restart shows them.
             self._layout.rollback(mark)
         self._asks[event.ask.id] = event.ask, self._layout.add_ask(ask_messages(event.ask))
+        self.ask_news.add(len(self._layout.pages) - 1)
         if mark is not None:
             self._mark = self._layout.begin_text()
             self._layout.extend_text("".join(self._preview))
@@ -246,6 +245,7 @@ class TurnView:
         pages = self._asks[ask.id][1]
         self._asks[ask.id] = ask, pages
         show_ask(pages, ask_messages(ask))
+        self.ask_news |= {number for number, page in enumerate(self._layout.pages) if page is pages[-1]}
 
     def _turn_ended(self, event: TurnEnded) -> None:
         self._usage = event.usage
@@ -285,7 +285,7 @@ class TurnView:
     def give_up(self) -> None:
         """The content cannot be laid out (a bug of ours): only how it goes is shown from now on."""
         self._layout, self._activity, self._mark, self._preview, self._late = Layout(), Activity(), None, [], []
-        self._rendered, self._looks, self._asks = [], [], {}
+        self._rendered, self._looks, self._asks, self.ask_news = [], [], {}, set()
         self._broken = True
 
     # ---- look ----
