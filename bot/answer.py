@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from bot.markdown import size
-from bot.parts import PLAIN_LIMIT, ROOT, Part, common, plain, sectioned, shortened
+from bot.parts import FILE, PLAIN_LIMIT, ROOT, Part, common, plain, sectioned, shortened
 from bot.renderer import TurnView
 from bot.schedule import Method
 from bot.store import Posted
 from config.logging import get_logger
 from sessions.types import SessionId, TurnId
 
+if TYPE_CHECKING:
+    from bot.delivery import Recipient
+    from bot.nativestream import NativeStreams, Stream
+
 log = get_logger(__name__)
 
 BLOCKS, COMMON, SECTIONS, PLAIN, HOPELESS = range(5)  # how simply a message has to be put for Slack to take it
+
+STREAMED = "streamed"  # in place of a digest, of a message that a stream has written: equal to none
 
 
 @dataclass(slots=True)
@@ -33,6 +40,8 @@ class Message:
     reposted: bool = False
     lost: bool = False
     moves: int = 0  # how often it was posted anew to stand lower
+    stream: Stream | None = None  # it grows as one of Slack's streams
+    conflicts: int = 0  # how often Slack would not have it edited because it streams
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +80,9 @@ class Answer:
     search: Search = field(default_factory=Search)
     released: bool = False
     place: tuple[int, int] | None = None
+    native: NativeStreams | None = None  # None: it grows by edits
+    streaming: bool = True  # Slack has not refused a stream of it
+    recipient: Recipient | None = None
 
     def load(self, rows: list[Posted]) -> None:
         for row in rows:
@@ -90,9 +102,19 @@ class Answer:
             return self._root_action()
         parts = self.parts()
         for part in parts:
-            if (action := self._action_for(part)) is not None:
+            action = self._action_for(part)
+            if self.native is not None:
+                action = self.native.step(self, part, action)
+            if action is not None:
                 return action
-        return self._surplus_action(len(parts)) if self.view.settled else None
+        return (self._surplus_action(len(parts)) or self._file_action()) if self.view.settled else None
+
+    def _file_action(self) -> Action | None:
+        """A long answer is attached as a file too, once it stands in the thread."""
+        if self.view.long_text is None:
+            return None
+        message = self.messages.setdefault(FILE, Message(FILE))
+        return Action(Method.UPLOAD, message, None) if message.ts is None and not message.lost else None
 
     def parts(self) -> list[Part]:
         """What the messages should show. A look that cannot be made must not keep others from theirs."""

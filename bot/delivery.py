@@ -6,14 +6,31 @@ found again (docs.slack.dev, message metadata; read back with `include_all_metad
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_client import AsyncWebClient
 
-from bot.parts import Part
+from bot.parts import Block, Part
+from bot.upload import put, share
 
 EVENT_TYPE = "flow_turn"
 _PAGE = 900  # messages; Slack gives an internal app up to 999
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """For whom a stream is; Slack wants to know it in channels, and in direct messages not."""
+
+    user: str
+    team: str
+
+
+def stream_mark(turn_id: str, part: int) -> str:
+    """Id of a stream's first block: it carries no metadata until it is stopped."""
+    return f"{EVENT_TYPE}:{turn_id}:{part}"
 
 
 class Delivery:
@@ -40,8 +57,56 @@ class Delivery:
         # An empty list removes blocks that an earlier look had; metadata stays as it is unless given.
         await self._client.chat_update(channel=channel, ts=ts, text=part.text, blocks=list(part.blocks))
 
+    async def start_stream(
+        self, channel: str, thread_ts: str, chunks: Sequence[Block], recipient: Recipient | None
+    ) -> str:
+        """The new message's ts."""
+        answer = await self._client.chat_startStream(
+            channel=channel,
+            thread_ts=thread_ts,
+            chunks=list(chunks),
+            recipient_user_id=recipient.user if recipient else None,
+            recipient_team_id=recipient.team if recipient else None,
+        )
+        return str(answer["ts"])
+
+    async def append_stream(self, channel: str, ts: str, chunks: Sequence[Block]) -> None:
+        await self._client.chat_appendStream(channel=channel, ts=ts, chunks=list(chunks))
+
+    async def stop_stream(self, channel: str, ts: str, turn_id: str, part: int, chunks: Sequence[Block]) -> None:
+        """From now on the message can be edited."""
+        metadata = {"event_type": EVENT_TYPE, "event_payload": {"turn": turn_id, "part": part}}
+        await self._client.chat_stopStream(channel=channel, ts=ts, chunks=list(chunks), metadata=metadata)
+
     async def delete(self, channel: str, ts: str) -> None:
         await self._client.chat_delete(channel=channel, ts=ts)
+
+    async def put_file(self, name: str, text: str) -> str:
+        """The id of a file that nobody sees yet."""
+        return await put(self._client, name, text.encode())
+
+    async def share_file(self, channel: str, thread_ts: str | None, file_id: str, title: str) -> bool:
+        """Shows it, unless it is shown already. False: Slack has forgotten the upload."""
+        try:
+            await share(self._client, channel, thread_ts, file_id, title)
+        except SlackApiError as error:
+            if error.response.get("error") not in ("file_already_shared", "file_already_completed"):
+                if error.response.get("error") in ("file_not_found", "file_deleted"):
+                    return False
+                raise
+        return True
+
+    async def has_file(self, channel: str, thread_ts: str | None, file_id: str) -> bool:
+        """Whether the file stands in the thread (files.info, `shares`)."""
+        try:
+            answer = await self._client.files_info(file=file_id)
+        except SlackApiError as error:
+            if error.response.get("error") in ("file_not_found", "file_deleted"):
+                return False
+            raise
+        shares: dict[str, Any] = (answer.get("file") or {}).get("shares") or {}
+        places = [place for kind in shares.values() for place in kind.get(channel, ())]
+        return any(place.get("thread_ts") == thread_ts for place in places)
 
     async def find(
         self, channel: str, thread_ts: str | None, turn_id: str, since_ts: str, cursor: str | None = None
@@ -72,6 +137,11 @@ class Delivery:
         return answer.data
 
     def _part_of(self, message: dict[str, Any], turn_id: str) -> int | None:
+        if message.get("bot_id") == self._bot_id and "streaming_state" in message:
+            marks = [str(block.get("block_id") or "") for block in message.get("blocks") or []]
+            for mark in marks:
+                if mark.startswith(f"{EVENT_TYPE}:{turn_id}:"):
+                    return int(mark.rpartition(":")[2])
         metadata = message.get("metadata") or {}
         payload = metadata.get("event_payload") or {}
         ours = metadata.get("event_type") == EVENT_TYPE and payload.get("turn") == turn_id

@@ -30,6 +30,7 @@ class TextPiece:
     fence: Open | None = None
     ends_in: Open | None = None
     growing: bool = True
+    continues: bool = False  # the piece before it
 
     def text(self) -> str:
         """As a block takes it; "" if there is nothing to see."""
@@ -154,7 +155,7 @@ class Layout:
             page.pieces.remove(piece)
         self._place(self._new_page(), fence)
         assert self._open is not None
-        self._open.raw = rest
+        self._open.raw, self._open.continues = rest, split.end > 0 or piece.continues
 
     def _place(self, page: Page, fence: Open | None) -> None:
         self._before, self._rest = Measure(page.markdown, page.items, None, page.tables), page.total - page.markdown
@@ -175,6 +176,17 @@ class Layout:
         before = self._before
         page.markdown, page.total = before.size + used.size, self._rest + before.size + used.size
         page.items, page.tables = before.items + used.items + 1, before.tables + used.tables
+
+    def texts(self) -> list[str]:
+        """Each text as it came, from all pages."""
+        self.settle()
+        found: list[str] = []
+        for piece in (piece for page in self.pages for piece in page.pieces if isinstance(piece, TextPiece)):
+            if piece.continues:
+                found[-1] += piece.raw
+            else:
+                found.append(piece.raw)
+        return found
 
     # ---- tools ----
 

@@ -8,7 +8,6 @@ answer grew out of its message), it is taken away and posted anew.
 from __future__ import annotations
 
 from bot.answer import Answer, Message
-from bot.parts import ROOT
 from sessions.types import SessionId, TurnId
 
 _MOVES = 3  # of one message; more means that something else is wrong
@@ -42,7 +41,7 @@ class Order:
         """A message of it that stands too high, as far as that is certain: what stands below it grows no more."""
         floor = max((_end(other) for other in self._before(answer) if other.view.settled), default=_TOP)
         for index, message in sorted(answer.messages.items()):
-            if index == ROOT or message.ts is None or message.lost:
+            if index < 0 or message.ts is None or message.lost:
                 continue
             if moment(message.ts) < floor:
                 return message if message.moves < _MOVES else None
@@ -71,11 +70,11 @@ def moment(ts: str) -> tuple[int, int]:
 def _place(answer: Answer) -> tuple[bool, tuple[int, int]]:
     """By where the first message was first; answers without one come last, as they were asked for."""
     if answer.place is None:
-        posted = (moment(message.ts) for index, message in answer.messages.items() if index != ROOT and message.ts)
+        posted = (moment(message.ts) for index, message in answer.messages.items() if index >= 0 and message.ts)
         answer.place = min(posted, default=None)
     return answer.place is None, answer.place or moment(answer.asked_ts)
 
 
 def _end(answer: Answer) -> tuple[int, int]:
-    posted = (moment(message.ts) for index, message in answer.messages.items() if index != ROOT and message.ts)
+    posted = (moment(message.ts) for index, message in answer.messages.items() if index >= 0 and message.ts)
     return max(posted, default=_TOP)

@@ -32,6 +32,7 @@ from sessions.types import SessionId, TurnId
 log = get_logger(__name__)
 
 GAP = 3.0  # seconds between two edits of a growing message (docs.slack.dev, chat.update)
+GROWING = (Method.EDIT, Method.APPEND)  # what changes a message that is there, and may change again
 FIRST_GAP = 1.0  # until the first words replace "Thinking…"
 _WORDLESS = 3.0  # seconds that a message of a dead process keeps its looks, unless its words come earlier
 _REPLAYED = 0.15  # seconds in which the journal tells again what that process had shown
@@ -163,7 +164,7 @@ class Outbox:
         view = entry.answer.view
         if view.settled:
             return Urgency.FINAL
-        if entry.method is not Method.EDIT or entry.answer.hurried:
+        if entry.method not in GROWING or entry.answer.hurried:
             return Urgency.FIRST
         return Urgency.FIRST if view.has_words and not self._last(entry.answer).words else Urgency.GROW
 
@@ -176,8 +177,8 @@ class Outbox:
             return
         answer, soonest = entry.answer, entry.retry_at
         hurried = entry.urgency is Urgency.FINAL or self._flushing or answer.hurried
-        if entry.method is Method.EDIT and not hurried:
-            gap = FIRST_GAP if entry.urgency is Urgency.FIRST else GAP
+        if entry.method in GROWING and not hurried:
+            gap = FIRST_GAP if entry.urgency is Urgency.FIRST or entry.method is Method.APPEND else GAP
             soonest = max(soonest, self._last(answer).changed_at + gap, entry.wordless_until)
         self._quiet.clear()
         self._schedule.put(Job(answer.turn_id, entry.method, answer.channel, entry.urgency, entry.since, soonest))
@@ -268,7 +269,7 @@ class Outbox:
         if misplaced is not None:
             return Action(Method.DELETE, misplaced, None, move=True)
         action = entry.answer.next_action()
-        posts = action is not None and action.method is Method.POST
+        posts = action is not None and action.method in (Method.POST, Method.START)
         return None if posts and not self._order.may_post(entry.answer) else action
 
     def _rest(self, entry: Entry) -> None:
@@ -277,7 +278,7 @@ class Outbox:
         answer = entry.answer
         self._schedule.drop(answer.turn_id)
         if answer.messages:
-            entry.method = Method.EDIT
+            entry.method = Method.APPEND if self._last(answer).stream is not None else Method.EDIT
         done = answer.view.settled and answer.thread_ts is not None and answer.next_action() is None
         if done and self._order.may_close(answer):
             self._close(entry)

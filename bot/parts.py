@@ -14,6 +14,7 @@ Block = dict[str, Any]
 FALLBACK_LIMIT = 3_000  # chat.update refuses a `text` above 4,000
 PLAIN_LIMIT = 3_900
 ROOT = -1  # index of the message that opens a thread
+FILE = -2  # of the file that holds the whole of a long answer
 
 
 #: How the states of a plan's tasks look in a list: a sign, and a style.

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from bot.activity import Activity
 from bot.asking import ask_messages
 from bot.below import cut_part, ended_part, finished_buttons, footer, note, person, stop_button, waiting_buttons
-from bot.layout import Layout, Mark, Page, ToolsPiece, show_ask
+from bot.layout import Layout, Mark, Page, TextPiece, ToolsPiece, show_ask
 from bot.markdown import clean, clip
 from bot.parts import Block, Part, context, fallback
 from bot.toollines import ToolLine, lines_blocks, restart_line
@@ -48,6 +48,7 @@ from worklets.events import (
     Usage,
 )
 
+LONG = 8  # messages; a longer answer is attached as a file too
 _PREPARING = {
     "cloning": "Cloning the repository…",
     "starting": "Starting a container…",
@@ -112,6 +113,12 @@ class TurnView:
             return False
         handler(self, event)
         return True
+
+    @property
+    def long_text(self) -> str | None:
+        """All that Claude wrote, of an answer over more than LONG messages."""
+        pages = sum(any(isinstance(piece, TextPiece) for piece in page.pieces) for page in self._layout.pages)
+        return "\n\n".join(text.strip("\n") for text in self._layout.texts()) + "\n" if pages > LONG else None
 
     @property
     def asking(self) -> bool:

@@ -25,9 +25,13 @@ _WINDOW = 60.5  # Slack's minute, and what a call may be late on its way
 class Method(StrEnum):
     POST = "chat.postMessage"
     EDIT = "chat.update"
+    START = "chat.startStream"
+    APPEND = "chat.appendStream"
+    STOP = "chat.stopStream"
     DELETE = "chat.delete"
     REPLIES = "conversations.replies"
     HISTORY = "conversations.history"
+    UPLOAD = "files.completeUploadExternal"
 
 
 class Urgency(IntEnum):
@@ -115,8 +119,12 @@ class Schedule:
             Method.POST: self._allowance(240, 20),
             Method.EDIT: self._allowance(50, 5),
             Method.DELETE: self._allowance(50, 5),
+            Method.START: self._allowance(20, 4),
+            Method.APPEND: self._allowance(100, 10),
+            Method.STOP: self._allowance(20, 4),
             Method.REPLIES: self._allowance(50, 10),
             Method.HISTORY: self._allowance(50, 10),
+            Method.UPLOAD: self._allowance(50, 5),
         }
         self._channels: dict[str, Allowance] = {}
         self._held: dict[Method, float] = {}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from bot.answer import Action, Answer
+from bot.answer import STREAMED, Action, Answer, Message
 from bot.delivery import Delivery
-from bot.parts import ROOT, Part
+from bot.parts import FILE, ROOT, Part
 from bot.schedule import Clock, Method
 from bot.store import MessageStore
 from config.logging import get_logger
@@ -14,6 +14,8 @@ from sessions.errors import StoreUnavailable
 from sessions.types import SessionId
 
 log = get_logger(__name__)
+
+_TITLE = "The whole answer"
 
 
 class NotHeld(Exception):
@@ -57,14 +59,25 @@ class Sender:
         match action.method:
             case Method.HISTORY | Method.REPLIES:
                 await self._look_up(answer, None if action.method is Method.HISTORY else answer.thread_ts)
+            case Method.UPLOAD:
+                await self._attach(answer, message)
             case Method.DELETE:
                 assert message.ts is not None
+                if message.stream is not None and answer.native is not None:  # Slack deletes no open stream
+                    await answer.native.stop(self._delivery, answer, action)
                 await self._delivery.delete(answer.channel, message.ts)
                 if not answer.released:
                     await self.forget(answer, action)
-            case Method.POST:
+            case Method.POST | Method.START:
                 assert part is not None
                 await self._post(answer, action, part)
+            case Method.APPEND:
+                assert answer.native is not None
+                await answer.native.append(self._delivery, answer, action)
+                self._streamed(action)
+            case Method.STOP:
+                assert answer.native is not None
+                await answer.native.stop(self._delivery, answer, action)
             case Method.EDIT:
                 assert part is not None
                 assert message.ts is not None
@@ -87,12 +100,47 @@ class Sender:
                 return
             self._check(answer)
         thread = None if message.index == ROOT else answer.thread_ts
-        message.ts = await self._delivery.post(answer.channel, thread, answer.turn_id, part)
+        if action.method is Method.START and answer.native is not None:
+            message.ts = await answer.native.start(self._delivery, answer, action)
+        else:
+            message.ts = await self._delivery.post(answer.channel, thread, answer.turn_id, part)
         if answer.released:
             await self._remember(self._store.posted(answer.turn_id, message.index, message.ts))
             return
         await self._opened(answer)  # first: from now on people can reply there
-        await self._shown(answer, action, part)
+        if message.stream is not None:
+            self._streamed(action)
+            await self._remember(self._store.shown(answer.turn_id, message.index, message.ts, message.shown, False))
+        else:
+            await self._shown(answer, action, part)
+
+    def _streamed(self, action: Action) -> None:
+        """What a stream shows is no look that an edit could have made."""
+        message = action.message
+        message.shown, message.changed_at = STREAMED, self._clock()
+        message.words = message.stream is not None and bool(message.stream.sent)
+
+    async def _attach(self, answer: Answer, message: Message) -> None:
+        """The whole answer as a file, once: its id is noted down before anybody can see it."""
+        rows = {row.part: row for row in await self._store.of_turn(answer.turn_id)}
+        if FILE not in rows:
+            await self._store.intend(answer.turn_id, FILE, answer.channel)
+        file_id = rows[FILE].digest if FILE in rows else None
+        text = answer.view.long_text or ""
+        if file_id is None or not await self._delivery.has_file(answer.channel, answer.thread_ts, file_id):
+            if file_id is None:
+                file_id = await self._upload(answer, text)
+            self._check(answer)
+            if not await self._delivery.share_file(answer.channel, answer.thread_ts, file_id, _TITLE):
+                file_id = await self._upload(answer, text)
+                await self._delivery.share_file(answer.channel, answer.thread_ts, file_id, _TITLE)
+        message.ts = file_id
+        await self._remember(self._store.posted(answer.turn_id, FILE, file_id))
+
+    async def _upload(self, answer: Answer, text: str) -> str:
+        file_id = await self._delivery.put_file(f"answer-{answer.turn_id[:8]}.md", text)
+        await self._store.uploaded(answer.turn_id, FILE, file_id)
+        return file_id
 
     async def _look_up(self, answer: Answer, thread_ts: str | None) -> None:
         search = answer.search

@@ -86,8 +86,19 @@ class Setbacks:
 
     async def _deal_with(self, entry: Entry, action: Action, error: Exception, era: int) -> None:
         message, said = action.message, refusal(error)
+        if entry.answer.native is not None and entry.answer.native.refused(entry.answer, action, said):
+            log.info("Slack refused a stream; going on by edits", method=action.method.value, error=said.error)
+            self.answered(era)
+            return
         known = {"method": action.method.value, "part": message.index, "error": said.error}
-        message.unknown = message.unknown or (said.meaning is Meaning.UNKNOWN and action.method is Method.POST)
+        if action.method is Method.UPLOAD and said.meaning not in (Meaning.UNKNOWN, Meaning.LIMITED):
+            self.answered(era)  # all of it stands in the thread already
+            message.lost = True
+            log.warning("a long answer is not attached as a file", exc_info=error, **known)
+            return
+        message.unknown = message.unknown or (
+            said.meaning is Meaning.UNKNOWN and action.method in (Method.POST, Method.START)
+        )
         if said.meaning is Meaning.UNKNOWN:
             self._unanswered(entry, action, known, era)
         elif said.meaning is Meaning.TOKEN:
@@ -108,7 +119,7 @@ class Setbacks:
             if not was_on:
                 log.warning("Slack is not there; answers are kept until it is back")
             return
-        entry.tries += action.method in (Method.POST, Method.EDIT)
+        entry.tries += action.method in (Method.POST, Method.EDIT, Method.UPLOAD)
         if entry.tries and entry.tries % _PATIENCE_5XX == 0:
             log.error("Slack fails on this message again and again; sending a simpler one", **known)
             self._simplify(action)
@@ -164,7 +175,9 @@ class Setbacks:
 
     def _simplify(self, action: Action) -> None:
         message, part = action.message, action.part
-        if message.form == BLOCKS and part is not None and common(part) == part:
+        if action.method is Method.UPLOAD:
+            message.lost = True
+        elif message.form == BLOCKS and part is not None and common(part) == part:
             message.form = SECTIONS
         elif message.form < PLAIN:
             message.form += 1

@@ -445,3 +445,54 @@ async def test_a_post_does_not_overtake_one_that_is_being_looked_for(world: Worl
     await until(lambda: len(world.delivered) == 2)
     texts = world.shown(first)
     assert ["the first" in texts[0], "the second" in texts[1], len(texts)] == [True, True, 2]
+
+
+# ---- long answers ------------------------------------------------------------------------------------------------
+
+LONG_ANSWER = "\n\n".join(f"Paragraph {n}: " + "some words " * 90 for n in range(110))
+
+
+def files(world: World, answer: Answer) -> list[str]:
+    """Contents of the files in the thread."""
+    assert answer.thread_ts
+    messages = world.slack.messages("#general", answer.thread_ts)
+    shared = [file["id"] for message in messages for file in message.get("files", [])]
+    return [(world.slack.workspace.files[file_id].content or b"").decode() for file_id in shared]
+
+
+async def test_a_long_answer_is_attached_as_a_file_at_its_end(world: World) -> None:
+    outbox = await world.outbox()
+    answer = await world.ask("write a lot")
+    outbox.add(answer)
+    finish(outbox, answer, LONG_ANSWER)
+    await until(lambda: world.delivered == [answer.turn_id], timeout=30)
+    assert len(world.shown(answer)) > 9
+    assert [text.strip() for text in files(world, answer)] == [LONG_ANSWER.strip()]
+    assert world.slack.messages("#general", answer.thread_ts)[-1].get("files")
+
+
+async def test_a_file_is_attached_once_whoever_goes_on(world: World) -> None:
+    """The process dies after Slack has taken the file and before it could say so."""
+    first = await world.outbox()
+    answer = await world.ask("write a lot")
+    first.add(answer)
+    world.slack.faults.reset("files.completeUploadExternal", after=True)
+    finish(first, answer, LONG_ANSWER)
+    await until(lambda: len(files(world, answer)) == 1, timeout=30)
+    first.drop(answer.turn_id)
+    second = await world.outbox()
+    other = again(answer)
+    second.add(other)
+    finish(second, other, LONG_ANSWER)
+    await until(lambda: world.delivered == [answer.turn_id], timeout=30)
+    assert len(files(world, answer)) == 1
+
+
+async def test_an_answer_is_delivered_without_its_file_where_slack_takes_none(world: World) -> None:
+    outbox = await world.outbox()
+    answer = await world.ask("write a lot")
+    outbox.add(answer)
+    world.slack.faults.fail("files.getUploadURLExternal", error="missing_scope", times=50)
+    finish(outbox, answer, LONG_ANSWER)
+    await until(lambda: world.delivered == [answer.turn_id], timeout=30)
+    assert files(world, answer) == []
