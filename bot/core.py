@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from config.errors import FlowError
@@ -18,6 +19,7 @@ from sessions.db import Database, open_database
 from sessions.filerules import FileRules
 from sessions.manager import Sessions
 from sessions.options import Options
+from sessions.policy import Policy
 from sessions.store import Store
 from worklets.errors import RuntimeUnavailable
 from worklets.gateway import Credential
@@ -28,7 +30,7 @@ from worklets.identity import Identity
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from config.settings import Settings, WorkletSettings
+    from config.settings import AskSettings, Settings, WorkletSettings
     from worklets.runtime import Runtime
 
 log = get_logger(__name__)
@@ -81,12 +83,18 @@ async def open_core(settings: Settings, *, serving: bool = False) -> AsyncIterat
             env=env,
             lease_seconds=settings.sessions.lease,
             bell=bell,
+            policy=_policy(settings.asks),
             masker=Masker([*secrets_of(settings), *(value for name, value in env.items() if is_secret_name(name))]),
             secrets=lambda session: [identity.token(purpose, session.worklet) for purpose in ("relay", "gateway")],
             options=options,
             files=FileRules(settings.files.attachment_limit, settings.files.attachment_count),
         )
         yield Core(database, store, runtime, gateway, host, sessions)
+
+
+def _policy(asks: AskSettings) -> Policy:
+    expires = timedelta(seconds=asks.expires) if asks.expires is not None else None
+    return Policy(asks.mode, asks.allow, asks.ask, asks.deny, expires)
 
 
 async def open_store(settings: Settings, *, exclusive: bool = True) -> Database:

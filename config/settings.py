@@ -29,6 +29,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from config.errors import FlowError
+from config.rules import parse_rules
 from config.units import parse_dollars, parse_duration, parse_names, parse_retention, parse_size
 
 Seconds = Annotated[float, BeforeValidator(parse_duration)]
@@ -36,6 +37,7 @@ Retention = Annotated[float | None, BeforeValidator(parse_retention)]
 Bytes = Annotated[int, BeforeValidator(parse_size)]
 Dollars = Annotated[float | None, BeforeValidator(parse_dollars)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_names)]  # separated by commas or spaces
+Rules = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_rules)]  # in Claude Code's syntax
 
 SLACK_API = "https://slack.com/api/"
 _DAY = 86_400.0
@@ -96,6 +98,11 @@ class SessionSettings(_Slice):
 class AskSettings(_Slice):
     answerers: Literal["asker", "participants", "approvers"]
     approvers: tuple[str, ...]  # user ids
+    mode: Literal["auto", "ask", "plan"] = "auto"
+    allow: tuple[str, ...] = ()  # permission rules in Claude Code's syntax
+    ask: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    expires: float | None = _DAY  # seconds that an ask waits for people; None: for good
 
 
 class AccessSettings(_Slice):
@@ -211,6 +218,21 @@ class _Flat(BaseSettings):
         (),
         alias="FLOW_APPROVERS",
         description="User ids of those who may always answer, and alone decide on money, e.g. U012AB3CD,U045EF6GH.",
+    )
+    permission_mode: Literal["auto", "ask", "plan"] = Field(
+        "auto",
+        alias="FLOW_PERMISSION_MODE",
+        description="auto allows all inside the container but what FLOW_ASK and FLOW_DENY name; ask, or plan first.",
+    )
+    allow_rules: Rules = Field(
+        (), alias="FLOW_ALLOW", description="What needs no asking in the mode ask, e.g. Bash(git *), WebFetch."
+    )
+    ask_rules: Rules = Field(
+        (), alias="FLOW_ASK", description="What people are asked about in every mode, e.g. Bash(git push *)."
+    )
+    deny_rules: Rules = Field((), alias="FLOW_DENY", description="What is refused in every mode, e.g. Bash(rm *).")
+    ask_expires: Retention = Field(
+        _DAY, alias="FLOW_ASK_EXPIRES", description="Time that Claude waits for an answer, e.g. 24h; or never."
     )
     users: Names = Field(
         (), alias="FLOW_USERS", description="User ids of those who may use Flow; with FLOW_GROUPS unset too: everybody."
@@ -491,7 +513,15 @@ def _slices(flat: _Flat) -> Settings:
             transcript_retention=flat.transcript_retention,
             archive=flat.archive,
         ),
-        asks=AskSettings(answerers=flat.answerers, approvers=flat.approvers),
+        asks=AskSettings(
+            answerers=flat.answerers,
+            approvers=flat.approvers,
+            mode=flat.permission_mode,
+            allow=flat.allow_rules,
+            ask=flat.ask_rules,
+            deny=flat.deny_rules,
+            expires=flat.ask_expires,
+        ),
         access=AccessSettings(
             users=flat.users,
             groups=flat.groups,
