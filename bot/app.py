@@ -11,7 +11,7 @@ from slack_bolt.authorization import AuthorizeResult
 from slack_bolt.error import BoltUnhandledRequestError
 from slack_bolt.response import BoltResponse
 
-from bot import actions, asks, catchup, commands, controls, cuts, diffs, home, messages, stopping, waiting
+from bot import actions, asks, catchup, commands, controls, cuts, diffs, home, messages, shortcut, stopping, waiting
 from bot.door import Ack, Door
 from bot.socket import web_client
 from config.errors import FlowError
@@ -47,7 +47,8 @@ def build_app(door: Door) -> AsyncApp:
         url_verification_enabled=False,
     )
     door.guard.register(app)
-    for feature in (messages, commands, stopping, waiting, asks, cuts, controls, diffs, actions, home, catchup):
+    pressed = (stopping, waiting, asks, cuts, controls, diffs, shortcut)
+    for feature in (messages, commands, *pressed, actions, home, catchup):
         feature.register(app, door)
     _register_rest(app)
     return app

@@ -14,6 +14,7 @@ from bot.listing import LIVE, help_blocks, sessions_blocks, status_text
 from bot.markdown import clean, clip
 from bot.options import set_level
 from bot.parts import Block, fallback, section
+from bot.shortcut import open_start
 from bot.stopping import stop_all, stop_in_channel
 from config.logging import get_logger
 from sessions.options import Level
@@ -33,6 +34,10 @@ def register(app: AsyncApp, door: Door) -> None:
             asked = read_command(body, door.me, door.ts())
             if isinstance(asked, Prompt):
                 await _start(door, asked, respond)
+                await ack()
+                return
+            if isinstance(asked, Subcommand) and asked.name == "new":
+                open_start(door, body, None, asked.channel)
                 await ack()
                 return
             blocks = await _answer(door, asked)

@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 import yaml
 
+from bot.newmodal import MESSAGE, NEW
 from bot.socket import SCOPES
 
 ROOT = Path(__file__).parents[3]
@@ -107,7 +108,9 @@ METHOD_SCOPES = {
     "files_getUploadURLExternal": {"files:write"},
     "files_completeUploadExternal": {"files:write"},
     "users_info": {"users:read"},
+    "views_open": set(),
     "views_publish": set(),
+    "views_update": set(),
     "auth_test": set(),
     "apps_connections_open": set(),
 }
@@ -169,6 +172,11 @@ def test_events_and_socket_mode(manifest: Any) -> None:
     assert manifest["settings"]["socket_mode_enabled"]
     assert manifest["settings"]["interactivity"]["is_enabled"]
     assert [command["command"] for command in manifest["features"]["slash_commands"]] == ["/flow"]
+
+
+def test_the_shortcuts_are_those_that_are_listened_to(manifest: Any) -> None:
+    shortcuts = {one["callback_id"]: one["type"] for one in manifest["features"]["shortcuts"]}
+    assert shortcuts == {MESSAGE: "message", NEW: "global"}
 
 
 def events(manifest: Any) -> set[str]:

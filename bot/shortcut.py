@@ -1,0 +1,170 @@
+"""`/flow new`, the shortcuts *New session* and *Ask Flow about this*: a modal, and the session that it starts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from slack_bolt.async_app import AsyncApp
+
+from bot.door import Ack, Door
+from bot.errors import sentence_for
+from bot.modals import open_modal
+from bot.newmodal import MESSAGE, NEW, START, About, Start, about_message, read_start, start_modal
+from bot.parts import Block
+from bot.refusals import refusal
+from config.logging import get_logger
+from sessions.types import Prompt, Session, ThreadId
+
+log = get_logger(__name__)
+
+_PATIENCE = 1.5  # seconds to read a thread: the submission waits for its acknowledgement
+_MOST = 100  # messages of it
+_LETTERS = 30_000  # of them all
+_NEWER = "This thread has a session already; a repository can only be given to a new one. Choose another place."
+_UNREAD = "I cannot read this thread: invite me there with /invite, or bring only the message along."
+
+
+class _Unread(Exception):
+    """What the session is to be about cannot be had."""
+
+
+def register(app: AsyncApp, door: Door) -> None:
+    async def message(ack: Ack, body: dict[str, Any]) -> None:
+        await ack()
+        open_start(door, body, about_message(body), None)
+
+    async def new(ack: Ack, body: dict[str, Any]) -> None:
+        await ack()
+        open_start(door, body, None, None)
+
+    async def submitted(ack: Ack, body: dict[str, Any], view: dict[str, Any]) -> None:
+        try:
+            errors = await start(door, view, str(body["user"]["id"]))
+        except Exception as error:  # noqa: BLE001 - worded for the person who submitted it
+            errors = {"text": sentence_for(error, "starting a session from a modal")}
+        if errors:
+            await ack(response_action="errors", errors=errors)
+        else:
+            await ack()
+
+    app.shortcut(MESSAGE)(message)
+    app.shortcut(NEW)(new)
+    app.view(START)(submitted)
+
+
+def open_start(door: Door, body: dict[str, Any], about: About | None, channel: str | None) -> None:
+    """Opens the modal after the acknowledgement. `body`: of a command or a shortcut, for its trigger."""
+    user = body.get("user_id") or body["user"]["id"]
+    here = channel or (about.channel if about else None)
+
+    async def made() -> Block | str:
+        return start_modal(about, channel)
+
+    async def tell(text: str) -> None:
+        if here is not None:
+            await door.whisper(ThreadId(door.me.team_id, here, None), str(user), text)
+        else:
+            await _message(door, str(user), text)
+
+    door.after.start(open_modal(door.client, str(body["trigger_id"]), made(), tell), "modal")
+
+
+async def start(door: Door, view: dict[str, Any], user_id: str) -> dict[str, str]:
+    """Stores the turn, once for a view; what is wrong, by block id. Raises StoreUnavailable."""
+    wanted = read_start(view)
+    if isinstance(wanted, dict):
+        return wanted
+    thread = _thread_of(door, wanted)
+    verdict = await door.access.decide(user_id, thread.channel)
+    if not verdict.allowed:
+        return {"where": door.access.sentence(verdict)}
+    session = await door.sessions.find(thread) if thread.thread_ts is not None else None
+    if session is not None and wanted.repository:
+        return {"repository": _NEWER}
+    try:
+        text = wanted.text + await _quoted(door, wanted)
+    except _Unread:
+        return {"bring": _UNREAD}
+    prompt = Prompt(
+        thread, f"view:{view['id']}", door.ts(), user_id, text, True, wanted.repository, wanted.branch, wanted.model,
+        wanted.mode,
+    )  # fmt: skip
+    if session is not None:
+        await _set(door, session, wanted, user_id)
+    submitted = await door.sessions.submit(prompt)
+    if submitted is not None and submitted.fresh:
+        log.info("started from a modal", session=submitted.session.id, by=user_id, about=wanted.about is not None)
+
+        async def refused(sentence: str) -> None:
+            await _message(door, user_id, sentence)
+
+        door.show.if_refused(submitted.turn.id, refused)
+    return {}
+
+
+def _thread_of(door: Door, wanted: Start) -> ThreadId:
+    if wanted.channel is not None:
+        return ThreadId(door.me.team_id, wanted.channel, None)
+    assert wanted.about is not None
+    return ThreadId(door.me.team_id, wanted.about.channel, wanted.about.root)
+
+
+async def _set(door: Door, session: Session, wanted: Start, user_id: str) -> None:
+    """Model and mode of a session that is there already."""
+    if wanted.model is not None:
+        await door.sessions.choose_model(session.id, wanted.model)
+    if wanted.mode is not None:
+        await door.sessions.set_mode(session.id, wanted.mode, user_id)
+
+
+async def _quoted(door: Door, wanted: Start) -> str:
+    """The message, or its thread, as Claude reads it below what is asked. Raises _Unread."""
+    about = wanted.about
+    if about is None or (wanted.channel is None and wanted.thread):
+        return ""  # a thread that it is called into is read anyway
+    messages: Sequence[dict[str, Any]] = [{"ts": about.ts, "text": about.markup, **_by(about)}]
+    if wanted.thread or not about.whole:
+        try:
+            found = await _read(door, about)
+            messages = found if wanted.thread else [one for one in found if one.get("ts") == about.ts] or messages
+        except Exception as error:
+            log.info("cannot read a thread to bring along", error=refusal(error).error)
+            if wanted.thread:
+                raise _Unread from error
+    lines = "\n".join([line for one in messages if (line := await _line(door, one))])
+    if len(lines) > _LETTERS:
+        lines = f"[…]\n{lines[-_LETTERS:]}"
+    what = "The thread" if wanted.thread else "The message"
+    place = f" in #{about.place}" if about.place and about.place != "directmessage" else ""
+    return f"\n\n{what}{place} that this is about:\n{lines}" if lines else ""
+
+
+def _by(about: About) -> dict[str, Any]:
+    return {"user": about.author} if about.author else {"username": about.app}
+
+
+async def _line(door: Door, message: dict[str, Any]) -> str:
+    """Who said what, Flow itself too; empty when nothing was said."""
+    text = await door.people.readable(str(message.get("text") or ""))
+    if not text:
+        return ""
+    if author := message.get("user"):
+        return f"{await door.people.name(str(author))}: {text}"
+    return f"{(message.get('bot_profile') or {}).get('name') or message.get('username') or 'an app'}: {text}"
+
+
+async def _read(door: Door, about: About) -> list[dict[str, Any]]:
+    """The newest of the thread, up to the limit. Raises what the client raises, and TimeoutError."""
+    async with asyncio.timeout(_PATIENCE):
+        answer = await door.client.conversations_replies(channel=about.channel, ts=about.root, limit=_MOST)
+    return list(answer.get("messages") or [])
+
+
+async def _message(door: Door, user_id: str, text: str) -> None:
+    """In the person's own conversation with the app."""
+    try:
+        await door.client.chat_postMessage(channel=user_id, text=text)
+    except Exception as error:  # noqa: BLE001 - nobody is left to tell
+        log.warning("cannot tell a person", error=refusal(error).error)
