@@ -40,7 +40,7 @@ class Downloads:
         self._client, self._pauses = client, pauses
 
     async def fetch(self, file: Attached, into: Path, limit: int) -> None:
-        """Writes the file's content to `into`. Raises FileRefused with a sentence for people."""
+        """Writes the file's content to `into`. Raises FileRefused."""
         for pause in (*self._pauses, None):
             try:
                 await self._try(file, into, limit)
@@ -53,13 +53,13 @@ class Downloads:
                 raise FileRefused(_worded(refusal(error).error)) from error
             else:
                 return
-        raise FileRefused("Slack did not give it out; send it again.")
+        raise FileRefused("Slack did not give it out; send it again")
 
     async def _try(self, file: Attached, into: Path, limit: int) -> None:
         if not file.url:
             file = await self._known(file)
         if not self._is_slacks(file.url):  # the token goes to nobody else
-            raise FileRefused("It lies outside of Slack; download it and attach the copy.")
+            raise FileRefused("it lies outside of Slack; download it and attach the copy")
         headers = {"Authorization": f"Bearer {self._client.token}"}
         try:
             async with (
@@ -71,7 +71,7 @@ class Downloads:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _Passing(type(error).__name__) from error
         if file.mimetype == "text/html" and file.size not in (0, size):  # the sign-in page is one too
-            raise FileRefused(f"{_NO_ACCESS}.")
+            raise FileRefused(_NO_ACCESS)
 
     async def _known(self, file: Attached) -> Attached:
         try:
@@ -84,7 +84,7 @@ class Downloads:
         found = answer.get("file")
         known = attached([found]) if isinstance(found, dict) else ()
         if not known:
-            raise FileRefused(f"{_GONE[:1].upper()}{_GONE[1:]}.")
+            raise FileRefused(_GONE)
         return known[0]
 
     def _is_slacks(self, address: str) -> bool:
@@ -118,9 +118,9 @@ def _check(answer: aiohttp.ClientResponse, file: Attached) -> None:
         after = answer.headers.get("Retry-After", "")
         raise _Passing(f"HTTP {answer.status}", float(after) if after.isdecimal() else 0.0)
     if answer.status in (404, 410):
-        raise FileRefused(f"{_GONE[:1].upper()}{_GONE[1:]}.")
+        raise FileRefused(_GONE)
     if answer.status != 200 or (answer.content_type == "text/html" and file.mimetype != "text/html"):
-        raise FileRefused(f"{_NO_ACCESS}.")
+        raise FileRefused(_NO_ACCESS)
 
 
 async def _write(content: aiohttp.StreamReader, into: Path, limit: int) -> int:
@@ -129,14 +129,14 @@ async def _write(content: aiohttp.StreamReader, into: Path, limit: int) -> int:
         async for chunk in content.iter_chunked(_CHUNK):
             size += len(chunk)
             if size > limit:
-                raise FileRefused(f"It is larger than {format_size(limit)}.")
+                raise FileRefused(f"it is larger than {format_size(limit)}")
             await asyncio.to_thread(copy.write, chunk)
     return size
 
 
 def _worded(error: str) -> str:
     if error in ("file_not_found", "file_deleted", "access_denied"):
-        return f"{_GONE[:1].upper()}{_GONE[1:]}, or is not shared with me."
+        return f"{_GONE}, or is not shared with me"
     if error == "missing_scope":
-        return f"{_NO_ACCESS}."
-    return f"Slack does not give it out ({error})."
+        return _NO_ACCESS
+    return f"Slack does not give it out ({error})"

@@ -120,7 +120,9 @@ async def _doors(settings: Settings, core: Core, me: Identity | None) -> AsyncIt
                 core.runtime.kind,
                 settings.asks,
                 settings.access,
-                settings.show,
+                files=settings.files,
+                outgoing=core.host.outgoing,
+                shown=settings.show,
             )
             slack = await stack.enter_async_context(opening)
             stack.push_async_callback(_flush, slack)

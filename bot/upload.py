@@ -11,6 +11,8 @@ from contextlib import AsyncExitStack
 import aiohttp
 from slack_sdk.web.async_client import AsyncWebClient
 
+from bot.markdown import clean, escape
+
 _UPLOAD_SECONDS = 60
 
 
@@ -39,8 +41,13 @@ async def put(client: AsyncWebClient, name: str, content: bytes) -> str:
     return str(answer["file_id"])
 
 
-async def share(client: AsyncWebClient, channel: str, thread_ts: str | None, file_id: str, title: str) -> None:
-    """Shows the file in the thread as a message from the app; Slack gives no ts of it."""
+async def share(
+    client: AsyncWebClient, channel: str, thread_ts: str | None, file_id: str, title: str, comment: str = ""
+) -> None:
+    """Shows the file in the thread as a message from the app, `comment` above it; Slack gives no ts of it."""
     await client.files_completeUploadExternal(
-        files=[{"id": file_id, "title": title}], channel_id=channel, thread_ts=thread_ts
+        files=[{"id": file_id, "title": clean(title)}],
+        channel_id=channel,
+        thread_ts=thread_ts,
+        initial_comment=escape(clean(comment)) or None,
     )

@@ -12,7 +12,7 @@ from sessions.types import Attached
 
 
 class FileRefused(FlowError):
-    """The file cannot be had."""
+    """The file cannot be had. Its text is a clause, "it was deleted"."""
 
 
 #: Fetches a file to a path that nothing stands at; at most so many bytes. Raises FileRefused.

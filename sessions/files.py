@@ -126,7 +126,7 @@ class _Bringing:
             return
         try:
             if fetch is None:
-                raise FileRefused("Flow is not connected to where it lies.")
+                raise FileRefused("Flow is not connected to where it lies")
             await fetch(attachment.file, staged, self._shared.files.limit)
             if not is_there:
                 await self._shared.host.place(self._link.session.worklet, {path: staged})
@@ -168,9 +168,9 @@ def _note(placed: Sequence[str], refused: Sequence[str]) -> str:
 
 
 def _clause(error: FlowError) -> str:
-    """Its first sentence, to go on after a colon."""
+    """It goes on after a colon."""
     text = str(error).strip().rstrip(".")
-    return text[:1].lower() + text[1:] if text[1:2].islower() else text
+    return text if isinstance(error, FileRefused) else text[:1].lower() + text[1:]
 
 
 def free_path(name: str, used: Container[str]) -> str:

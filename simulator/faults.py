@@ -3,6 +3,7 @@
 slack.faults.fail("chat.update", status=429, retry_after=2)       the next call is refused
 slack.faults.fail("chat.postMessage", status=500, after=True)     it takes effect, and still answers 500
 slack.faults.reset("chat.postMessage", times=2, after=True)       it takes effect, then the connection breaks
+slack.faults.fail("download")                                     so for a file's content; "upload" too
 slack.faults.refuse_handshakes(1)                                 the next WebSocket handshake gets HTTP 403
 slack.faults.disconnect("refresh_requested")                      what Slack says before it closes a socket
 """

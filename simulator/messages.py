@@ -59,6 +59,8 @@ class Messages:
             if parent is not None:
                 body["parent_user_id"] = parent.body.get("user", "")
         record.channel.messages[record.ts] = record
+        for shown in body.get("files") or []:
+            self._workspace.files[shown["id"]].places.append((record.channel.id, body.get("thread_ts"), record.ts))
         record.revise(self._workspace.clock.now(), "post")
         self._told("message", record)
         self._events.posted(record)
@@ -89,6 +91,14 @@ class Messages:
         record.revise(self._workspace.clock.now(), "delete")
         self._told("message", record)
         self._events.deleted(record, previous)
+
+    def delete_file(self, file: Upload) -> None:
+        """Its messages stay, with a tombstone in its place."""
+        file.deleted, file.content = True, None
+        for channel, _, ts in file.places:
+            record = self._workspace.channels[channel].messages[ts]
+            left = [self.file_object(file) if each["id"] == file.id else each for each in record.body["files"]]
+            self.update(record, {"files": left})
 
     def react(self, user: User, record: Record, name: str) -> bool:
         """False when this user had reacted so already."""
@@ -205,6 +215,14 @@ class Messages:
         }
 
     def file_object(self, file: Upload) -> Json:
+        """As messages have it."""
+        if file.deleted:
+            return {"id": file.id, "mode": "tombstone"}
+        if file.foreign:
+            return {"id": file.id, "mode": "file_access", "file_access": "check_file_info", "created": 0}
+        return self.full_file_object(file)
+
+    def full_file_object(self, file: Upload) -> Json:
         url = f"{self.base_url}/files-pri/{self._workspace.team_id}-{file.id}/{file.name}"
         suffix = file.name.rpartition(".")[2].lower()
         return {

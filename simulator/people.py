@@ -93,8 +93,12 @@ class People:
         text: str,
         thread_ts: str | None = None,
         files: Sequence[tuple[str, bytes]] | None = None,
+        foreign: bool = False,
     ) -> str:
-        """A person writes; `@Name` and `<@U…>` mention. `files`: (name, content). The message's `ts`."""
+        """A person writes; `@Name` and `<@U…>` mention. `files`: (name, content). The message's `ts`.
+
+        `foreign`: the files come from another workspace (Slack Connect), so the message has nothing but their ids.
+        """
         author = self.user(user)
         target = self.channel(channel, user)
         if target.archived:
@@ -102,7 +106,16 @@ class People:
         if thread_ts and thread_ts not in target.messages:
             raise KeyError(f"there is no message {thread_ts} in {target.name or target.id}")
         uploads = [self._upload(author, name, content) for name, content in files or ()]
+        for upload in uploads:
+            upload.foreign = foreign
         return self._messages.by_person(author, target, self._with_mentions(text), thread_ts, uploads).ts
+
+    async def delete_file(self, user: str, file_id: str) -> None:
+        """A person deletes an own file; PermissionError if it is somebody else's."""
+        file = self.workspace.files[file_id]
+        if file.user != self.user(user).id:
+            raise PermissionError(f"{user} did not upload {file.name}")
+        self._messages.delete_file(file)
 
     def _upload(self, author: User, name: str, content: bytes) -> Upload:
         kind = mimetypes.guess_type(name)[0] or "application/octet-stream"

@@ -9,7 +9,7 @@ from aiohttp import web
 from simulator.core import Core
 from simulator.errors import SlackError
 from simulator.pageserver import Page
-from simulator.webapi.server import ApiServer
+from simulator.webapi.server import HANG, ApiServer
 
 if TYPE_CHECKING:
     from simulator.slack import SlackSimulator
@@ -42,6 +42,8 @@ class _Doors:
 
     async def upload(self, request: web.Request) -> web.Response:
         """The second step of an upload: raw bytes, or one file of a multipart form; the address itself is the right."""
+        if (trouble := await self._trouble(request, "upload")) is not None:
+            return trouble
         file = self._core.workspace.files.get(request.match_info["id"])
         if file is None or file.shared:
             return web.Response(status=404, text="unknown upload")
@@ -53,6 +55,8 @@ class _Doors:
 
     async def download(self, request: web.Request) -> web.Response:
         """A private file; without a token that may read it Slack shows its login page, with status 200."""
+        if (trouble := await self._trouble(request, "download")) is not None:
+            return trouble
         file = self._core.workspace.files.get(request.match_info["place"].rpartition("-")[2])
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
         readers = [app for app in self._core.workspace.apps.values() if app.bot_token == token]
@@ -61,6 +65,20 @@ class _Doors:
         if file is None or file.content is None:
             return web.Response(status=404, text="file not found")
         return web.Response(body=file.content, content_type=file.mimetype)
+
+    async def _trouble(self, request: web.Request, what: str) -> web.Response | None:
+        """The fault ordered for "upload" or "download", which are no methods but meet the same trouble."""
+        fault = self._core.faults.take(what)
+        if fault is None:
+            return None
+        if fault.kind == "fail":
+            headers = {"Retry-After": str(fault.retry_after)} if fault.status == 429 else {}
+            return web.Response(status=fault.status, text=fault.error, headers=headers)
+        if fault.kind == "hang":
+            await asyncio.sleep(HANG)
+        if request.transport is not None:
+            request.transport.abort()
+        return web.Response()
 
     async def respond(self, request: web.Request) -> web.Response:
         try:

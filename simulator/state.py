@@ -111,7 +111,10 @@ class App:
 
 @dataclass(slots=True)
 class Upload:
-    """A file; `content` is None until its bytes have arrived, `shared` False until the upload was completed."""
+    """A file; `content` is None until its bytes have arrived, `shared` False until the upload was completed.
+
+    `places`: channel and thread of each message with it. `foreign`: of a Slack Connect channel, shown as an id alone.
+    """
 
     id: str
     name: str
@@ -122,6 +125,9 @@ class Upload:
     mimetype: str = "application/octet-stream"
     content: bytes | None = None
     shared: bool = False
+    deleted: bool = False
+    foreign: bool = False
+    places: list[tuple[str, str | None, str]] = field(default_factory=list)  # channel, thread_ts, ts
 
 
 class Workspace:

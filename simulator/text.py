@@ -114,7 +114,7 @@ def visible_text(message: Mapping[str, Any], names: Mapping[str, str] | None = N
     known = names or {}
     blocks = message.get("blocks") or []
     lines = [block_text(block, known) for block in blocks] if blocks else [plain(message.get("text") or "", known)]
-    lines += [f"[{file['name']}]" for file in message.get("files", [])]
+    lines += [f"[{file.get('name') or file.get('mode')}]" for file in message.get("files", [])]
     return "\n".join(line for line in lines if line)
 
 

@@ -51,7 +51,16 @@ function body(message, desk) {
   return [...blocks, ...text, ...attachments, ...edited, ...broken];
 }
 
+const PICTURES = ["image/png", "image/jpeg", "image/gif", "image/webp"];
+
 function fileCard(file) {
+  if (file.mode === "tombstone") return el("div", { class: "file" }, "This file was deleted.");
+  if (file.mode === "file_access") return el("div", { class: "file" }, "A file from another workspace.");
+  if (PICTURES.includes(file.mimetype)) {
+    return el("figure", { class: "picture" }, el("figcaption", {}, file.title || file.name),
+      el("a", { href: `/page/files/${file.id}`, download: file.name },
+        el("img", { src: `/page/files/${file.id}`, alt: file.title || file.name })));
+  }
   return el("a", { class: "file", href: `/page/files/${file.id}`, download: file.name },
     el("b", {}, file.title || file.name), el("span", {}, `${file.filetype} · ${size(file.size)}`));
 }

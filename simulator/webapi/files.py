@@ -32,13 +32,16 @@ async def complete_upload(call: Call) -> Json:
     given = call.structured("files")
     if not isinstance(given, list) or not given:
         raise SlackError("missing_argument")
-    files = [_uploaded(call, entry) for entry in given]
+    channel, thread_ts = None, None
     if call.text("channel_id") or call.text("channels"):
         channel = call.channel("channel_id" if call.text("channel_id") else "channels")
         check_writable(call, channel)
+        thread_ts = thread_of(call, channel)
+    files = [_uploaded(call, entry) for entry in given]
+    if channel is not None:
         objects = [call.core.messages.file_object(file) for file in files]
         content = {"text": call.text("initial_comment"), "files": objects, "upload": True, "subtype": "file_share"}
-        call.core.messages.by_app(call.app, channel, content, thread_of(call, channel))
+        call.core.messages.by_app(call.app, channel, content, thread_ts)
     return {"files": [call.core.messages.file_object(file) for file in files]}
 
 
@@ -58,7 +61,20 @@ async def info(call: Call) -> Json:
     file = call.core.workspace.files.get(call.required("file"))
     if file is None or not file.shared:
         raise SlackError("file_not_found")
-    return {"file": call.core.messages.file_object(file), "comments": [], "response_metadata": {"next_cursor": ""}}
+    if file.deleted:
+        raise SlackError("file_deleted")
+    shown = call.core.messages.full_file_object(file) | {"shares": _shares(call, file)}
+    return {"file": shown, "comments": [], "response_metadata": {"next_cursor": ""}}
+
+
+def _shares(call: Call, file: Upload) -> Json:
+    shares: Json = {}
+    for channel, thread_ts, ts in file.places:
+        kind = "public" if call.core.workspace.channels[channel].kind == "channel" else "private"
+        place = {"ts": ts, "channel_name": call.core.workspace.channels[channel].name}
+        place |= {"thread_ts": thread_ts} if thread_ts else {}
+        shares.setdefault(kind, {}).setdefault(channel, []).append(place)
+    return shares
 
 
 @method("files.delete", "files:write")
@@ -68,5 +84,5 @@ async def delete(call: Call) -> Json:
         raise SlackError("file_not_found")
     if file.user != call.app.bot.id:
         raise SlackError("cant_delete_file")
-    del call.core.workspace.files[file.id]
+    call.core.messages.delete_file(file)
     return {}

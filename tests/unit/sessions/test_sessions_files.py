@@ -46,7 +46,7 @@ class Slack:
         if isinstance(found, Exception):
             raise found
         if len(found) > limit:
-            raise FileRefused("It is too large.")
+            raise FileRefused("it is too large")
         into.write_bytes(found)
 
     @property
@@ -114,7 +114,7 @@ async def test_an_edit_before_the_turn_begins_changes_its_files(start: Start) ->
 
 
 async def test_what_is_refused_is_told_to_people_and_to_claude(start: Start) -> None:
-    slack = Slack(F1=FileRefused("It was deleted in Slack."), F2=b"x", F3=b"y")
+    slack = Slack(F1=FileRefused("it was deleted in Slack"), F2=b"x", F3=b"y")
     files = (file("F1", "a.txt"), file("F2", "big.bin", size=2000), file("F3", "third.txt"))
     async with start(files=slack.rules) as heart:
         asked = await heart.ask("look", files=files)
@@ -193,7 +193,7 @@ async def cut_while_fetching(start: Start, slack: Slack, asked_text: str = "HOLD
 
 
 async def test_a_restart_goes_on_with_the_files(start: Start, host: ScriptedHost) -> None:
-    slack = Slack(F1=b"hello", F2=png(), F3=FileRefused("It was deleted in Slack."))
+    slack = Slack(F1=b"hello", F2=png(), F3=FileRefused("it was deleted in Slack"))
     asked = await cut_while_fetching(start, slack)
     assert host.processes[asked.session.worklet].prompts == []
     async with start(files=FileRules(1000, 3, slack.fetch)) as heart:
