@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from bot.layout import Place
 from bot.markdown import size
 from bot.parts import FILE, PLAIN_LIMIT, ROOT, Part, common, plain, sectioned, shortened
 from bot.renderer import TurnView
@@ -90,6 +91,7 @@ class Answer:
             self.messages[row.part] = Message(
                 row.part, row.ts, shown, unknown=row.ts is None, intended=True, final=row.final
             )
+        self.view = self.view.opened_at([Place.of(row.opens_at) for row in rows if row.opens_at])
 
     def assume_posted(self) -> None:
         """The table cannot be read: look in Slack before posting anything."""

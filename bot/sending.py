@@ -93,7 +93,9 @@ class Sender:
         """Nothing is posted that the table does not know of: whoever goes on after a crash would post it again."""
         message = action.message
         if not message.intended:
-            first = await self._store.intend(answer.turn_id, message.index, answer.channel)
+            first = await self._store.intend(
+                answer.turn_id, message.index, answer.channel, answer.view.opens_at(message.index)
+            )
             message.intended = True
             if not first:  # a process that had the session before was about to post it, after we had read the table
                 message.unknown = True

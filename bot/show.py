@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from bot.answer import Answer
 from bot.delivery import Delivery
+from bot.nativestream import Mode, NativeStreams
 from bot.opening import root_part
+from bot.order import moment
 from bot.outbox import Outbox
 from bot.renderer import TurnView
 from bot.schedule import Clock
@@ -16,7 +19,7 @@ from config.logging import get_logger
 from sessions.events import AskClosed, AskOpened, LifeEvent, Queued, Released, Settled
 from sessions.manager import Sessions
 from sessions.options import Level
-from sessions.types import Session, SessionId, Turn, TurnId
+from sessions.types import Session, SessionId, ThreadId, Turn, TurnId
 from worklets.events import AgentEvent, TextDelta
 
 log = get_logger(__name__)
@@ -37,8 +40,9 @@ class Show:
         pace: float = 1.0,
         *,
         plan: bool = False,
+        streaming: Mode = "edits",
     ) -> None:
-        """`plan`: checklists are shown as Slack's plan blocks."""
+        """`plan`: checklists are shown as Slack's plan blocks. `streaming`: where answers are Slack's own streams."""
         self._plan = plan
         self._sessions = sessions
         self._answers: dict[TurnId, Answer] = {}
@@ -54,6 +58,7 @@ class Show:
             clock=clock,
             pace=pace,
         )
+        self._native = NativeStreams(streaming, self.outbox.changed, clock)
 
     def observe(self, session: Session, turn: Turn, event: LifeEvent | AgentEvent) -> None:
         """Never blocks: folds the event in and marks the answer."""
@@ -63,6 +68,7 @@ class Show:
         elif answer is None:
             if not isinstance(event, Queued):  # of a turn that is shown to the end already
                 return
+            self.spoken(session.thread, turn.ts)
             answer = self._answers[turn.id] = self._new_answer(session, turn)
             answer.view.apply(event)
             answer.view.block(any(other.view.asking for other in self._of(session.id)))
@@ -96,8 +102,9 @@ class Show:
             plan=self._plan,
         )
         answer = Answer(turn.id, session.id, thread.channel, thread.thread_ts, turn.ts, view=view)
+        self._native.adopt(answer, session, turn)
         if opens:
-            answer.root = root_part(session, turn)
+            answer.root = root_part(session, replace(turn, text=self._sessions.masker(session).text(turn.text)))
         return answer
 
     def _forget(self, turn: Turn) -> None:
@@ -107,6 +114,14 @@ class Show:
         self._tell.pop(turn.id, None)
         if self._opening.get(turn.session_id) == turn.id:
             del self._opening[turn.session_id]
+
+    def spoken(self, thread: ThreadId, ts: str) -> None:
+        """Somebody wrote in the thread: answers that are being written go on below it, once there is more to say."""
+        for answer in self._answers.values():
+            if (answer.channel, answer.thread_ts) == (thread.channel, thread.thread_ts):
+                newest = answer.messages[max(answer.messages)] if answer.messages else None
+                if newest is not None and newest.ts is not None and moment(newest.ts) < moment(ts):
+                    answer.view.step_below()
 
     def if_refused(self, turn_id: TurnId, tell: Callable[[str], Awaitable[None]]) -> None:
         """`tell` is awaited with a sentence should the turn's channel take no messages from us."""

@@ -21,8 +21,10 @@ from typing import Literal, Protocol, Self, TypeAlias
 
 from config.logging import get_logger
 from config.masking import Masker
+from config.settings import LimitSettings
 from sessions.agents import AgentHost
 from sessions.asking import Asking
+from sessions.budgets import Budgets
 from sessions.controls import Controls
 from sessions.edits import Edited
 from sessions.errors import LeaseLost, StoreUnavailable
@@ -82,13 +84,14 @@ class Sessions(Asking, Steering):
         options: Options | None = None,
         files: FileRules | None = None,
         masker: Masker | None = None,
+        limits: LimitSettings | None = None,
         secrets: Callable[[Session], Sequence[str]] = lambda _: (),
     ) -> None:
         """`env` goes to every worklet; `max_sessions` have one at the same time.
 
         `lease_seconds`: after so long another replica on the same PostgreSQL takes a silent one's sessions over.
         `policy`: what Claude may do without asking. `bell` tells other replicas at once, instead of at their reaper's
-        next pass. `files`: which are taken.
+        next pass. `files`: which are taken. `limits`: what may be spent.
         `masker` takes secrets out of what agents say; `secrets`: those that a session has of its own.
         """
         self.store = store
@@ -96,6 +99,7 @@ class Sessions(Asking, Steering):
         self.transcript = Transcript(store.db, store.clock)
         self.controls = Controls(store.db, store, self.transcript, store.clock)
         self.files = files or FileRules()
+        self.budgets = Budgets(store.db, limits or LimitSettings(), store.clock)
         self._host = host
         self._bell = bell
         self._telling = Telling(store, self.transcript)
@@ -115,6 +119,7 @@ class Sessions(Asking, Steering):
             secrets=secrets,
             policy=policy or Policy(),
             tell_ask=self._telling.ask,
+            budgets=self.budgets,
         )
         self._backlog: Backlog | None = None
         self._live: dict[SessionId, LiveSession] = {}
