@@ -82,6 +82,7 @@ async def open_core(settings: Settings, *, serving: bool = False) -> AsyncIterat
             max_sessions=settings.sessions.max_sessions,
             env=env,
             lease_seconds=settings.sessions.lease,
+            limits=settings.limits,
             bell=bell,
             policy=_policy(settings.asks),
             masker=Masker([*secrets_of(settings), *(value for name, value in env.items() if is_secret_name(name))]),

@@ -12,6 +12,7 @@ from config.masking import Masker
 from config.secretpatterns import passwords_in
 from sessions.agents import AgentHost, AgentLike
 from sessions.asks import Ask
+from sessions.budgets import Budgets
 from sessions.errors import StoreUnavailable
 from sessions.events import LifeEvent
 from sessions.filerules import FileRules
@@ -66,6 +67,7 @@ class Shared:
     secrets: Callable[[Session], Sequence[str]] = lambda _: ()
     policy: Policy = field(default_factory=Policy)
     tell_ask: Callable[[Ask], None] = lambda _ask: None
+    budgets: Budgets | None = None
 
     async def stored(self, call: Callable[[], Awaitable[T]]) -> T:
         """The result of a call on the store, repeated until the database serves.

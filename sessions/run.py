@@ -18,12 +18,13 @@ from sessions.events import Preparing, Started, Stopping, WaitingForPlace
 from sessions.files import Brought, bring
 from sessions.inbox import Batch
 from sessions.link import Link, Shared
+from sessions.purse import Purse, stopped, warning
 from sessions.stopping import Escalation, Stopped, unless
 from sessions.transcript import Entry
 from sessions.turnasks import TurnAsks, is_parked, never_begun
 from sessions.types import Cut, Done, Failed, Interrupted, Outcome, SessionState, Turn, TurnId
 from worklets.errors import AgentGone, RuntimeUnavailable, WorkletError
-from worklets.events import AgentEvent, AgentExited, AgentReady, PromptTaken, Restarted, TurnEnded
+from worklets.events import AgentEvent, AgentExited, AgentReady, PromptTaken, Remark, Restarted, Spent, TurnEnded
 from worklets.slash import forgets, is_command
 
 log = get_logger(__name__)
@@ -54,6 +55,8 @@ class TurnRun:
         self._deadline: tuple[float, Outcome | None] | None = None  # loop time; the outcome then, None: escalate
         self._backlog: asyncio.Task[None] | None = None
         self._asks = TurnAsks(shared, link, turn)
+        self._purse = Purse(shared, link, turn)
+        self._over: Failed | None = None  # it went beyond a limit, and was stopped for that
         self._park = False
         self._opening = False
         self._sent = False  # the agent may be working on the prompt
@@ -87,12 +90,13 @@ class TurnRun:
             if self._sent or self._opening:  # the CLI would go on with the prompt; a half-open worklet is nobody's
                 await self._keep_preview()
                 await self._link.end(_HURRY)
-            return self._stop
+            return self._over or self._stop
         except WorkletError as error:
             log.warning("turn failed", error=str(error))
             await self._link.end()
             return Failed(error.sentence())
         finally:
+            await self._purse.close()
             if self._escalation is not None:
                 await self._escalation.close()
             if self._backlog is not None:
@@ -113,7 +117,7 @@ class TurnRun:
             if self._stop is not None and (self.turn.started_at is None or not self._link.has_worklet):
                 raise Stopped
             try:
-                for step in (self._place, self._open, self._judge, self._begin, self._send, self._follow):
+                for step in (self._afford, self._place, self._open, self._judge, self._begin, self._send, self._follow):
                     await step()
                     if self.outcome is not None:
                         return self.outcome
@@ -157,6 +161,11 @@ class TurnRun:
             self.outcome = Failed(f"{ending}; {self.turn.attempts} were lost with this message. Word it differently.")
 
     # -- the steps ---------------------------------------------------------
+
+    async def _afford(self) -> None:
+        """Before it begins, and before a new process goes on with it."""
+        if self.turn.started_at is None or self._tries:
+            self.outcome = await unless(self._stopped, self._purse.afford())
 
     async def _place(self) -> None:
         places = self._shared.places
@@ -248,6 +257,7 @@ class TurnRun:
             known += brought.notes
             known += await self._asks.reminder() if self._again else []
         prompt_id = loss.again_id(self.turn.id, agent.epoch) if self._again else self.turn.id
+        await unless(self._stopped, self._purse.begin(given=self._given))
         self._sent = True
         try:
             await unless(self._stopped, agent.send(prompt_id, self.turn.text, known, brought.pictures))
@@ -267,6 +277,7 @@ class TurnRun:
     async def _follow(self) -> None:
         await self._asks.give()  # what was decided while nobody was here
         while self.outcome is None:
+            await self._heed()
             if self._stop is not None and self._escalation is None:
                 assert self._link.agent is not None
                 self._escalation = Escalation(self._link.agent, self._shared.patience)
@@ -277,6 +288,17 @@ class TurnRun:
                 await self._take(batch)
             elif self._stop is None and self._asks.waits:
                 await self._look_at_asks()
+
+    async def _heed(self) -> None:
+        """What the purse has found: the thread is warned, or the turn has to end."""
+        while self._purse.warnings:
+            remark = Remark(warning(self._purse.warnings.popleft()))
+            number = int(self._shared.store.clock().timestamp() * 1000)
+            if await self._link.remark(self.turn.id, remark, number):
+                self._tell(remark)
+        if self._purse.exceeded is not None and self._over is None and self._stop is None:
+            self._over = stopped(self._purse.exceeded)
+            self.interrupt(None)
 
     async def _look_at_asks(self) -> None:
         """The bell rang while people are waited for."""
@@ -311,11 +333,14 @@ class TurnRun:
 
     def _note(self, event: AgentEvent) -> None:
         match event:
+            case Spent():
+                self._purse.spent()
             case AgentReady() | PromptTaken(_, "started"):
                 self._taken = True
             case PromptTaken(prompt_id, "cancelled" | "discarded" | "refused") if self._is_mine(prompt_id):
                 if self._stop is not None:
-                    self._set_deadline(min(_STOPPED_SECONDS, self._shared.patience.verdict), self._stop)
+                    end = self._over or self._stop
+                    self._set_deadline(min(_STOPPED_SECONDS, self._shared.patience.verdict), end)
                 elif self._deadline is None:
                     self._set_deadline(self._shared.patience.verdict, Failed(_DROPPED))
             case PromptTaken(prompt_id, "completed") if self._is_mine(prompt_id):
@@ -345,7 +370,7 @@ class TurnRun:
             case "failed":
                 return Failed(ended.error or "Claude could not finish. Write again to go on.")
             case "interrupted":
-                return self._stop or Interrupted()
+                return self._over or self._stop or Interrupted()
 
     async def _keep_preview(self) -> None:
         if self.turn.started_at is not None and (text := await self._link.keep_preview(self.turn.id)):

@@ -96,15 +96,9 @@ class Transcript:
 
     async def stored_until(self, session_id: SessionId, epoch: str) -> int:
         """The highest stored number of that journal; 0 for none."""
-        query = (
-            sa.select(events_table.c.epoch, events_table.c.seq)
-            .where(events_table.c.session_id == session_id)
-            .order_by(events_table.c.id.desc())
-            .limit(1)
-        )
+        here = sa.and_(events_table.c.session_id == session_id, events_table.c.epoch == epoch)
         async with self._db.read() as connection:
-            row = (await connection.execute(query)).one_or_none()
-        return int(row.seq) if row and row.epoch == epoch else 0
+            return int((await connection.execute(sa.select(sa.func.max(events_table.c.seq)).where(here))).scalar() or 0)
 
     async def ended(self, turn_id: TurnId) -> TurnEnded | None:
         """The turn's end, if the transcript has it."""
