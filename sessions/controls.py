@@ -1,10 +1,8 @@
-"""What people can say about a session without asking Claude anything: its model, a fork of it, what it has cost."""
+"""What people can say about a session without asking Claude anything: its model, a fork of it, feedback."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime
 from uuid import NAMESPACE_URL, uuid5
 
@@ -15,10 +13,10 @@ from sessions.db import Database
 from sessions.errors import SessionNotFound
 from sessions.lookup import Lookup
 from sessions.recap import recap
-from sessions.tables import Moment, events, metadata, session_of, sessions
+from sessions.tables import Moment, metadata, session_of, sessions
 from sessions.transcript import Transcript
 from sessions.types import Session, SessionId, SessionState, TurnId
-from worklets.events import AgentEvent, TurnEnded, Usage, load
+from worklets.events import AgentEvent
 
 #: Names that the CLI resolves to the newest model of each family (CLI 2.1.329, `set_model`).
 MODELS = ("opus", "sonnet", "haiku")
@@ -103,18 +101,6 @@ class Controls:
         told = recap([turn for turn in turns if said[turn.id]], said, _SUMMARY)
         return "\n\n".join(part for part in (origin.summary, told) if part)[-_SUMMARY:]
 
-    async def spent(self, session_id: SessionId) -> tuple[int, Usage]:
-        """How many turns the transcript has the end of, and what they took together; no cost where one has none."""
-        ended = events.c.body.like('{"type":"TurnEnded"%')
-        query = sa.select(events.c.body).where(events.c.session_id == session_id, ended)
-        async with self._db.read() as connection:
-            found = [load(json.loads(row.body)) for row in await connection.execute(query)]
-        usages = [event.usage for event in found if isinstance(event, TurnEnded)]
-        total = Usage(cost=0.0)
-        for usage in usages:
-            total = _sum(total, usage)
-        return len(usages), total
-
     async def rate(self, turn_id: TurnId, user_id: str, good: bool) -> None:
         """One opinion for each person; the latest counts. Raises SessionNotFound."""
         values = {"turn_id": turn_id, "user_id": user_id, "good": good, "at": self._clock()}
@@ -129,17 +115,3 @@ class Controls:
         query = sa.select(feedback.c.user_id, feedback.c.good).where(feedback.c.turn_id == turn_id)
         async with self._db.read() as connection:
             return {row.user_id: row.good for row in await connection.execute(query)}
-
-
-def _sum(one: Usage, other: Usage) -> Usage:
-    known = one.cost is not None and other.cost is not None
-    tokens = (one.input_tokens, one.output_tokens, one.cache_read_tokens, one.cache_write_tokens)
-    if other.cost is None and not any((other.input_tokens, other.output_tokens)):
-        known, other = one.cost is not None, replace(other, cost=0.0)  # it took nothing
-    return Usage(
-        tokens[0] + other.input_tokens,
-        tokens[1] + other.output_tokens,
-        tokens[2] + other.cache_read_tokens,
-        tokens[3] + other.cache_write_tokens,
-        cost=(one.cost or 0.0) + (other.cost or 0.0) if known else None,
-    )

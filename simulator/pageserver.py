@@ -48,6 +48,7 @@ class Page:
     def routes(self) -> list[web.RouteDef]:
         return [
             web.get("/", self._index),
+            web.get("/archives/{channel}/{message}", self._index),  # a permalink: the page opens its thread
             web.get("/static/{name}", self._static),
             web.get("/page/live", self._live),
             web.post("/page/act", self._act),

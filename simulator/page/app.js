@@ -70,6 +70,7 @@ function take(frame) {
     $("offline").hidden = true;
     $("team-name").textContent = frame.team;
     document.title = frame.team;
+    if (follow(location.href)) history.replaceState(null, "", "/");
     later("all");
   } else if (frame.type === "personal") {
     desk.state = { ...desk.state, ...frame };
@@ -278,6 +279,23 @@ function openThread(channel, ts) {
   drawThread();
   threadBox.focus();
 }
+
+// A message's permalink, as chat.getPermalink gives it: opens its thread. False: it is none, or not to be seen.
+function follow(address) {
+  const url = new URL(address, location.href);
+  const [, channel, seconds, rest] = url.pathname.match(/^\/archives\/(\w+)\/p(\d{10})(\d{6})$/) ?? [];
+  if (url.origin !== location.origin || !desk.state.channels.some((each) => each.id === channel)) return false;
+  const message = of(channel).get(`${seconds}.${rest}`);
+  if (!message) return false;
+  openChannel(channel);
+  openThread(channel, message.thread_ts ?? message.ts);
+  return true;
+}
+
+document.addEventListener("click", (event) => {
+  const link = event.target instanceof Element ? event.target.closest("a[href]") : null;
+  if (link && !event.metaKey && !event.ctrlKey && follow(link.href)) event.preventDefault();
+});
 
 function closeThread() {
   desk.thread = null;

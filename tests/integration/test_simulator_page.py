@@ -235,6 +235,22 @@ async def test_an_ephemeral_is_seen_by_one_person_only(slack: SlackSimulator, pa
     assert slack.messages("general")[-1]["user"] == slack.user("jonas").id
 
 
+async def test_a_permalink_leads_to_its_thread(slack: SlackSimulator, page: Page) -> None:
+    client = AsyncWebClient(token=slack.bot_token, base_url=slack.api_url)
+    root = await client.chat_postMessage(channel="#engineering", text="the root of it")
+    reply = await client.chat_postMessage(channel="#engineering", text="a reply", thread_ts=root["ts"])
+    link = (await client.chat_getPermalink(channel=root["channel"], message_ts=reply["ts"]))["permalink"]
+    await client.chat_postMessage(channel="#general", text=f"see <{link}|over there>")
+    await page.get_by_role("link", name="over there").click()
+    await expect(page.get_by_test_id("thread")).to_contain_text("the root of it")
+    await page.goto(link)
+    await expect(page.get_by_test_id("thread")).to_contain_text("a reply")
+    assert page.url == slack.url
+    response = await page.goto(link.replace("/p", "/p9"))
+    assert response is not None
+    assert response.ok, "a message that is not there opens the workspace"
+
+
 async def test_a_mention_is_answered_and_the_thread_is_continued_but_takes_no_command(
     slack: SlackSimulator, page: Page
 ) -> None:

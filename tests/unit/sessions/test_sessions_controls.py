@@ -1,4 +1,4 @@
-"""What is said about a session without asking Claude anything: model, fork, cost, feedback; and Claude's commands."""
+"""What is said about a session without asking Claude anything: model, fork, feedback; and Claude's commands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from sessions.tables import sessions
 from sessions.types import Aside, Done, Failed, SessionState, TurnId
 from worklets.claude import FORK_OF
 from worklets.errors import AgentGone, AgentRefused
-from worklets.events import TurnEnded, Usage
 
 
 async def test_a_model_is_chosen_at_once_and_kept_for_the_next_process(heart: Heart) -> None:
@@ -148,22 +147,6 @@ async def test_a_fork_of_a_session_without_a_volume_is_told_what_was_said(heart:
     await heart.settled(await heart.ask("and now", "1700009999.000000", starts=False))
     (told,) = heart.host.processes[forked.worklet].contexts[0]
     assert "the blue commit" in told
-
-
-async def test_what_a_session_has_cost_is_the_sum_of_its_turns(heart: Heart) -> None:
-    asked = await heart.ask("HOLD one")
-    for usage in (Usage(10, 20, 30, 40, 0.25), Usage(1, 2, 3, 4, 0.5), Usage()):
-        process = await heart.process(asked)
-        assert process.running is not None
-        process.say(TurnEnded("done", (process.running,), usage, 1.0))
-        process.running = None
-        await heart.settled(asked)
-        asked = await heart.ask("HOLD another")
-    assert await heart.sessions.controls.spent(asked.session.id) == (3, Usage(11, 22, 33, 44, 0.75))
-    process = await heart.process(asked)
-    process.say(TurnEnded("done", (process.running or "",), Usage(5, 5), 1.0))
-    await heart.settled(asked)
-    assert await heart.sessions.controls.spent(asked.session.id) == (4, Usage(16, 27, 33, 44, None))
 
 
 async def test_everybody_has_one_opinion_of_an_answer(heart: Heart) -> None:
