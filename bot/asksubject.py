@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from bot.markdown import clean, clip
+from bot.toolnames import short_path
 from sessions.asks import Ask, AskKind
 
-_HOME = ("/workspace/", "/home/agent/", "/home/user/")
 _DIFF_LINES = 2_000  # comparing takes time that grows with their square
 
 
@@ -95,9 +95,7 @@ def _named(tool: str) -> str:
 
 
 def _code(text: str) -> str:
-    for home in _HOME:
-        text = text.removeprefix(home)
-    return f"`{clip(' '.join(clean(text).replace('`', chr(39)).split()), 200) or '…'}`"
+    return f"`{clip(' '.join(clean(short_path(text)).replace('`', chr(39)).split()), 200) or '…'}`"
 
 
 def _text(given: Mapping[str, Any], key: str) -> str:

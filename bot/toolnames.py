@@ -28,12 +28,16 @@ def _on(verb: str, *keys: str) -> _Says:
 
 def _file(verb: str, *keys: str) -> _Says:
     def says(arguments: Arguments) -> tuple[str, str]:
-        path = next((str(arguments[key]) for key in keys if arguments.get(key)), "")
-        for home in _HOME:
-            path = path.removeprefix(home)
-        return verb, path
+        return verb, short_path(next((str(arguments[key]) for key in keys if arguments.get(key)), ""))
 
     return says
+
+
+def short_path(path: str) -> str:
+    """Without the worklet's own directories before it."""
+    for home in _HOME:
+        path = path.removeprefix(home)
+    return path
 
 
 def _todos(arguments: Arguments) -> tuple[str, str]:
@@ -46,6 +50,12 @@ def _search(arguments: Arguments) -> tuple[str, str]:
     return "Search", str(arguments.get("pattern", "")) + (f" in {where}" if where else "")
 
 
+def _question(arguments: Arguments) -> tuple[str, str]:
+    asked = arguments.get("questions")
+    first = asked[0] if isinstance(asked, list) and asked and isinstance(asked[0], Mapping) else {}
+    return "Ask", str(first.get("question", ""))
+
+
 def _other_named(name: str, arguments: Arguments) -> tuple[str, str]:
     parts = name.split("__")  # MCP tools are called mcp__<server>__<tool>
     called = f"{parts[1]}: {'__'.join(parts[2:])}" if len(parts) > 2 and parts[0] == "mcp" else name
@@ -53,6 +63,9 @@ def _other_named(name: str, arguments: Arguments) -> tuple[str, str]:
 
 
 _SAYS: dict[str, _Says] = {
+    "AskUserQuestion": _question,
+    "EnterPlanMode": lambda _: ("Plan first", ""),
+    "ExitPlanMode": lambda _: ("Show the plan", ""),
     "Bash": _on("Bash", "command", "description"),
     "BashOutput": _on("Output of", "bash_id", "shell_id"),
     "KillShell": _on("Kill", "shell_id"),
