@@ -6,11 +6,11 @@ back as a whole (`mark`, `rollback`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from bot.asking import AskMessage
-from bot.markdown import Cut, Measure, Open, cut, measure, render
+from bot.markdown import Cut, Measure, Open, cut, measure, render, resting_place
 from bot.toollines import DIFFS, ToolLine
 
 # Slack: 12,000 characters over all markdown blocks of a message, about 13,200 over all blocks, 50 blocks where each
@@ -20,6 +20,7 @@ TOTAL_ROOM = 11_400
 ITEM_ROOM = 40
 TOOLS_ROOM = 1_900  # of one context element
 _LEAST = 800  # less room than this is not worth starting a text in
+_MORE = 80  # characters of the same text that are worth a message below people's
 
 
 @dataclass(slots=True)
@@ -46,6 +47,22 @@ class ToolsPiece:
     buttons: int = 0  # that its lines may get
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """A place in the content of a turn: so many characters of text and so many lines of tools stand above it."""
+
+    lines: int
+    chars: int
+
+    @classmethod
+    def of(cls, text: str) -> Place:
+        lines, _, chars = text.partition(":")
+        return cls(int(lines), int(chars))
+
+    def __str__(self) -> str:
+        return f"{self.lines}:{self.chars}"
+
+
 @dataclass(slots=True)
 class Page:
     """The content of one message. `stale` is set by every change and cleared by whoever renders it.
@@ -60,6 +77,7 @@ class Page:
     tables: int = 0
     stale: bool = True
     ask: AskMessage | None = None
+    opens_at: Place | None = None  # set: it was begun there, below what people wrote
 
     def lines(self) -> Iterator[ToolLine]:
         for piece in self.pieces:
@@ -89,8 +107,11 @@ class Limits:
 class Layout:
     """Pages of content, filled from the front. At most one text is open; `settle` lays out what was added to it."""
 
-    def __init__(self, limits: Limits = Limits()) -> None:
+    def __init__(self, limits: Limits = Limits(), breaks: Sequence[Place] = ()) -> None:
+        """`breaks`: where a page was begun for people's sake."""
         self._limits = limits
+        self._breaks = list(breaks)
+        self._below: tuple[int, Place] | None = None  # this page is to be left at or after this place
         self.pages: list[Page] = []
         self._open: TextPiece | None = None
         self._fresh: list[str] = []  # text that is not laid out yet
@@ -141,10 +162,69 @@ class Layout:
             page.stale = True
             limit = min(self._limits.markdown - before.size, self._limits.total - self._rest - before.size)
             split = cut(piece.raw, limit, self._limits.items - before.items - 1, piece.fence, 1 - before.tables)
-            if split is None:
+            if (forced := self._forced(page, piece)) is not None and (split is None or forced < split.end):
+                self._break(page, piece, Cut(forced, measure(piece.raw[:forced], piece.fence)))
+                self.pages[-1].opens_at = self._at(len(self.pages) - 1)
+            elif split is None:
                 self._count(page, measure(piece.raw, piece.fence))
                 return
-            self._break(page, piece, split)
+            else:
+                self._break(page, piece, split)
+
+    # ---- below people's messages ----
+
+    def step_below(self) -> bool:
+        """People wrote below the last page: what comes next begins a new one. False: it has nothing to leave behind."""
+        self.settle()
+        if not self.pages or self.pages[-1].ask is not None:
+            return False
+        self._below = len(self.pages), self._at(len(self.pages))
+        return True
+
+    def _at(self, pages: int) -> Place:
+        """What stands on the first so many pages."""
+        pieces = [piece for page in self.pages[:pages] for piece in page.pieces]
+        lines = sum(len(piece.lines) for piece in pieces if isinstance(piece, ToolsPiece))
+        return Place(lines, sum(len(piece.raw) for piece in pieces if isinstance(piece, TextPiece)))
+
+    def _forced(self, page: Page, piece: TextPiece) -> int | None:
+        """Where in the open text a page is to begin for people's sake."""
+        if not (self._breaks or self._below) or (page.pieces == [piece] and not piece.raw):
+            return None
+        end = self._at(len(self.pages))
+        start = end.chars - len(piece.raw)
+        if self._below is not None and self._below[0] != len(self.pages):
+            self._below = None  # a new one has begun by itself
+        if self._below is not None and (place := self._leave(piece, self._below[1].chars - start)) is not None:
+            self._breaks.append(Place(end.lines, start + place))
+            self._below = None
+        begun = {other.opens_at for other in self.pages}
+        ahead = [one.chars - start for one in self._breaks if one.lines == end.lines and one not in begun]
+        place = min((place for place in ahead if 0 <= place < len(piece.raw)), default=None)
+        if place == 0 and len(page.pieces) == 1:  # it begins a page as it is
+            page.opens_at = Place(end.lines, start)
+            return self._forced(page, piece)
+        return place
+
+    def _leave(self, piece: TextPiece, after: int) -> int | None:
+        """Where to leave the page, once there is something to say behind that place."""
+        if after <= 0:
+            return 0 if piece.raw.strip() else None
+        place = resting_place(piece.raw, after, piece.fence)
+        return place if place is not None and len(piece.raw[place:].strip()) >= _MORE else None
+
+    def _tool_below(self) -> None:
+        """Before a line of a tool is added: begins the page that people's messages ask for."""
+        if not (self._breaks or self._below) or not self.pages:
+            return
+        here = self._at(len(self.pages))
+        if self._below is not None and self._below[0] == len(self.pages):
+            self._breaks.append(here)
+        self._below = None
+        if here in self._breaks and here not in {page.opens_at for page in self.pages}:
+            self._new_page().opens_at = here
+
+    # ---- pages of text ----
 
     def _break(self, page: Page, piece: TextPiece, split: Cut) -> None:
         rest, fence = piece.raw[split.end :], split.measure.fence
@@ -152,7 +232,7 @@ class Layout:
         self._count(page, split.measure)
         if split.end == 0:
             fence = piece.fence
-            page.pieces.remove(piece)
+            page.pieces.pop()
         self._place(self._new_page(), fence)
         assert self._open is not None
         self._open.raw, self._open.continues = rest, split.end > 0 or piece.continues
@@ -192,6 +272,7 @@ class Layout:
 
     def add_tool(self, line: ToolLine) -> None:
         """A line after everything else; no text may be open."""
+        self._tool_below()
         piece = self.pages[-1].pieces[-1] if self.pages and self.pages[-1].pieces else None
         room, page = line.room + 1, self.pages[-1] if self.pages else None
         row = int(bool(line.label))  # a tool that changes a file has a button, in a row below the lines

@@ -17,7 +17,7 @@ from bot.structure import FENCE_ROOM, MOST_ROWS, Fence, Open, State, Table, afte
 from bot.structure import items as items_of
 
 __all__ = ["Cut", "Fence", "Measure", "Open", "Table", "clean", "clip", "cut", "escape", "measure", "neutralise"]
-__all__ += ["render", "size"]
+__all__ += ["render", "resting_place", "size"]
 
 _CODE_SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
 _LIVE_IN_CODE = re.compile(r"<(?=[@#]|!(?!--|DOCTYPE)|[A-Za-z][A-Za-z0-9+.-]*:)")
@@ -25,6 +25,7 @@ _UNSENDABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _DASHES_BEGUN = re.compile(r"[\s|:-]*")
 _FENCE_BEGUN = re.compile(r"[\s>]*(?:`+|~+)")
 _TOKEN_ROOM = 3_000  # a token or link that began longer ago is cut
+_SOON = 600  # characters in which a paragraph should end
 _SIGN_ROOM = 64  # so many characters may be one sign to a reader
 
 
@@ -196,6 +197,30 @@ def cut(text: str, limit: int, items: int, fence: Open | None = None, tables: in
             found = Cut(end, measure(text[:end], fence))
     found = found or Cut(0, measure("", fence))
     return _with_short_opener(found, limit)
+
+
+def resting_place(text: str, start: int, fence: Open | None = None) -> int | None:
+    """Where, at `start` or soon behind it, a text may go on in another message; None: it has not come yet.
+
+    After a blank line; where none comes soon after any line outside code and tables, then after any line.
+    """
+    state, end = State(fence), 0
+    line_end: int | None = None
+    inner_end: int | None = None
+    for line in text.split("\n")[:-1]:
+        state = after(line, state)
+        end += len(line) + 1
+        if end < start:
+            continue
+        if state.open is None and state.header is None:
+            if not line.strip():
+                return end
+            line_end = line_end or end
+        inner_end = inner_end or (end if state.header is None else None)
+        for place, patience in ((line_end, _SOON), (inner_end, 4 * _SOON)):
+            if place is not None and end - start > patience:
+                return place
+    return None
 
 
 def _with_short_opener(found: Cut, limit: int) -> Cut:

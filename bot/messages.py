@@ -93,3 +93,4 @@ async def _overhear(door: Door, said: Said) -> None:
     """Claude hears of it with the next turn."""
     if await door.sessions.find(said.thread) is not None:
         await door.sessions.overheard([await as_aside(door.people, said)])
+        door.show.spoken(said.thread, said.ts)

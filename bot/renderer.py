@@ -7,14 +7,15 @@ only what changed.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 from bot.activity import Activity
 from bot.asking import ask_messages
 from bot.below import cut_part, ended_part, finished_buttons, footer, note, person, stop_button, waiting_buttons
-from bot.layout import Layout, Mark, Page, TextPiece, ToolsPiece, show_ask
+from bot.layout import Layout, Mark, Page, Place, TextPiece, ToolsPiece, show_ask
 from bot.markdown import clean, clip
 from bot.parts import Block, Part, context, fallback
 from bot.toollines import ToolLine, lines_blocks, restart_line
@@ -68,14 +69,18 @@ class TurnView:
         level: Level = Level.NORMAL,
         mention: str | None = None,
         plan: bool = False,
+        breaks: Sequence[Place] = (),
     ) -> None:
         """`turn_id` None: without buttons. `opens_thread`: the message that opens it must not stand there alone.
 
-        `mention`: the user id of whom a last, short message tells that it is over. `plan`: checklists are plan blocks.
+        `breaks`: where messages were begun below what people wrote. `mention`: the user id of whom a last, short
+        message tells that it is over. `plan`: checklists are plan blocks.
         """
         self._turn_id = turn_id
         self._opens_thread = opens_thread
-        self._layout = Layout()
+        self._layout = Layout(breaks=breaks)
+        self._heard: list[LifeEvent | AgentEvent] | None = []  # until it is known where messages were begun
+        self._remake = partial(TurnView, turn_id, opens_thread=opens_thread, level=level, mention=mention, plan=plan)
         self._status = "Starting…"
         self._waits = False  # for the turns before it
         self._blocked = False  # one of them waits for people
@@ -111,8 +116,31 @@ class TurnView:
         handler = self._HANDLERS.get(type(event))
         if handler is None or self._settled is not None:
             return False
+        if self._heard is not None:
+            self._heard.append(event)
         handler(self, event)
         return True
+
+    def opened_at(self, breaks: Sequence[Place]) -> TurnView:
+        """The same turn with messages that begin where they did for a process before."""
+        heard, self._heard = self._heard or [], None
+        if not breaks:
+            return self
+        made = self._remake(breaks=breaks)
+        made.block(self._blocked)
+        for event in heard:
+            made.apply(event)
+        return made.opened_at(())
+
+    def opens_at(self, index: int) -> str | None:
+        """Where in the turn this message was begun, if it was for people's sake."""
+        pages = self._layout.pages
+        place = pages[index].opens_at if 0 <= index < len(pages) else None
+        return None if place is None else str(place)
+
+    def step_below(self) -> bool:
+        """People wrote below the newest message: once there is more to say, it is said in a new one."""
+        return self._settled is None and self._layout.step_below()
 
     @property
     def long_text(self) -> str | None:

@@ -26,6 +26,7 @@ messages = sa.Table(
     sa.Column("ts", sa.Text),
     sa.Column("digest", sa.Text),
     sa.Column("final", sa.Boolean, nullable=False),
+    sa.Column("opens_at", sa.Text),  # set: it was begun there, below what people wrote
 )
 
 #: Of turns whose reactions change yet: noted before one is added, gone when the last one stands alone.
@@ -49,12 +50,13 @@ caught_up = sa.Table(
 
 @dataclass(frozen=True, slots=True)
 class Posted:
-    """Part `part` of a turn. `ts` None: a post was begun and its end is not known."""
+    """Part `part` of a turn. `ts` None: a post was begun and its end is not known. `opens_at`: see bot.layout.Place."""
 
     part: int
     ts: str | None
     digest: str | None
     final: bool
+    opens_at: str | None = None
 
 
 class MessageStore:
@@ -68,11 +70,11 @@ class MessageStore:
         query = sa.select(messages).where(messages.c.turn_id == turn_id).order_by(messages.c.part)
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).all()
-        return [Posted(row.part, row.ts, row.digest, row.final) for row in rows]
+        return [Posted(row.part, row.ts, row.digest, row.final, row.opens_at) for row in rows]
 
-    async def intend(self, turn_id: TurnId, part: int, channel: str) -> bool:
+    async def intend(self, turn_id: TurnId, part: int, channel: str, opens_at: str | None = None) -> bool:
         """This part is about to be posted. False: that was noted before, so it may have been posted."""
-        row = {"turn_id": turn_id, "part": part, "channel": channel, "final": False}
+        row = {"turn_id": turn_id, "part": part, "channel": channel, "final": False, "opens_at": opens_at}
         try:
             async with self._database.transaction() as connection:
                 await connection.execute(sa.insert(messages).values(row))
