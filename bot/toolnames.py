@@ -50,12 +50,6 @@ def _search(arguments: Arguments) -> tuple[str, str]:
     return "Search", str(arguments.get("pattern", "")) + (f" in {where}" if where else "")
 
 
-def _question(arguments: Arguments) -> tuple[str, str]:
-    asked = arguments.get("questions")
-    first = asked[0] if isinstance(asked, list) and asked and isinstance(asked[0], Mapping) else {}
-    return "Ask", str(first.get("question", ""))
-
-
 def _other_named(name: str, arguments: Arguments) -> tuple[str, str]:
     parts = name.split("__")  # MCP tools are called mcp__<server>__<tool>
     called = f"{parts[1]}: {'__'.join(parts[2:])}" if len(parts) > 2 and parts[0] == "mcp" else name
@@ -63,7 +57,7 @@ def _other_named(name: str, arguments: Arguments) -> tuple[str, str]:
 
 
 _SAYS: dict[str, _Says] = {
-    "AskUserQuestion": _question,
+    "AskUserQuestion": lambda _: ("Ask people", ""),
     "EnterPlanMode": lambda _: ("Plan first", ""),
     "ExitPlanMode": lambda _: ("Show the plan", ""),
     "Bash": _on("Bash", "command", "description"),
