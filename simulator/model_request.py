@@ -13,7 +13,7 @@ from typing import Any
 
 _REMINDER, _REMINDER_END = "<system-reminder>", "</system-reminder>"
 _PLAN_FILE = re.compile(r"/[^\s\"\\]+/plans/[^\s\"\\/]+\.md")
-_INTERRUPTED = "[Request interrupted by user"
+_OF_THE_CLI = ("[Request interrupted by user", "[Image: source: ")  # texts of blocks that it adds to a person's
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def _persons_text(block: dict[str, Any]) -> str:
         end = text.find(_REMINDER_END, start)
         text = text[:start] + (text[end + len(_REMINDER_END) :] if end >= 0 else "")
     text = text.strip()
-    return "" if text.startswith(_INTERRUPTED) else text
+    return "" if text.startswith(_OF_THE_CLI) else text
 
 
 def _plain(content: Any) -> str:

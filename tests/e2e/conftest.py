@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from images import worklet_image
 from world import API_KEY, ROOT, Program, World, remove_worklets
 
 from simulator.model import ScriptedModel
@@ -21,6 +22,8 @@ def runtime(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def world(runtime: str, tmp_path: Path) -> AsyncIterator[World]:
+    if runtime == "docker":
+        await worklet_image()
     manifest = ROOT / "manifest.yml"
     async with (
         SlackSimulator(manifest=manifest, retry_delays=(0, 2, 4, 8)) as slack,
