@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lockstep import FaultyDatabase, Power
 from scripted import ScriptedAgent
 
-from sessions.events import Preparing, Queued, Settled, Started, Stopping, WaitingForPlace
+from sessions.events import AskClosed, AskOpened, Preparing, Queued, Settled, Started, Stopping, WaitingForPlace
 from sessions.manager import Sessions
 from sessions.reaper import Reaper
 from sessions.store import Store
@@ -70,6 +70,8 @@ class Program:
 def _out_of_order(before: list[Any], event: Any) -> str | None:
     if any(isinstance(earlier, Settled) for earlier in before):
         return "told after the end"
+    if isinstance(event, (AskOpened, AskClosed, Settled)) and (wrong := _wrong_about_asks(before, event)):
+        return wrong
     if isinstance(event, Queued):
         return "told again that it is queued" if before else None
     if not before:
@@ -83,6 +85,16 @@ def _out_of_order(before: list[Any], event: Any) -> str | None:
         begun = started or not isinstance(event.outcome, (Done, Cut))
         return None if begun and not (started and isinstance(event.outcome, Withdrawn)) else "not such an end"
     return None if started else "told before it started"
+
+
+def _wrong_about_asks(before: list[Any], event: Any) -> str | None:
+    opened = [earlier.ask.id for earlier in before if isinstance(earlier, AskOpened)]
+    closed = [earlier.ask.id for earlier in before if isinstance(earlier, AskClosed)]
+    if isinstance(event, Settled):
+        return None if sorted(opened) == sorted(closed) else "ended while people are asked"
+    if isinstance(event, AskOpened):
+        return "asked twice" if event.ask.id in opened else None
+    return "closed and not open" if event.ask.id not in opened or event.ask.id in closed else None
 
 
 class AgentReach:

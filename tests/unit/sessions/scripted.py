@@ -56,6 +56,8 @@ class Process:
     running: str | None = None
     asks: dict[str, str] = field(default_factory=dict)  # requests that wait for an answer, and their tools
     heard: dict[str, dict[str, Any]] = field(default_factory=dict)  # answers, by request
+    on_allowed: Callable[[], None] = lambda: None  # a tool that waited for people begins
+    slept: bool = False  # was ended while it waited for people
     dead: bool = False
     stubborn: bool = False  # ignores interrupts
     deaf: bool = False  # ignores SIGTERM too
@@ -118,6 +120,8 @@ class Process:
         if request_id in self.asks:
             tool_id = self.asks.pop(request_id)
             self.heard[request_id] = answer
+            if answer["behavior"] == "allow":
+                self.on_allowed()
             self.say(ToolFinished(tool_id, answer["behavior"] == "allow", answer.get("message", "")))
 
     def exit(self, code: int, stderr: str = "") -> None:
@@ -288,6 +292,7 @@ class ScriptedHost:
         if process is None:
             return None
         ending = process.ending
+        process.slept = process.slept or (not process.dead and bool(process.asks))
         process.die(ending)
         return ending
 

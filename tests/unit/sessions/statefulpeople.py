@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Literal
 
 from statefulworld import Asked, World
 
+from sessions.asks import AskClosedAlready, AskId, Decision
 from sessions.types import Aside, Interrupted, Prompt, ThreadId, TurnState, Withdrawn
 
 
@@ -143,6 +145,15 @@ class People:
             asked.turn_id, asked.session_id = submitted.turn.id, submitted.session.id
             asked.acknowledged = asked.acknowledged or self.world.moment()
 
+    def decide(self, pick: int) -> None:
+        if self.world.program.ready and (waiting := self.world.disk.look("select id from asks where state = 'open'")):
+            decision = Decision("allow" if pick % 3 else "deny")
+            self.world.spawn(self._decide(AskId(one_of(waiting, pick)["id"]), decision))
+
+    async def _decide(self, ask_id: AskId, decision: Decision) -> None:
+        with contextlib.suppress(AskClosedAlready):
+            await self.world.program.sessions.decide(ask_id, decision, "U2")
+
     def show(self, _pick: int) -> None:
         """The door has shown all that ended."""
         if self.world.program.ready:
@@ -159,4 +170,5 @@ class People:
 PEOPLE = {
     "ask": 3, "ask_for_work": 8, "ask_late": 2, "deliver_again": 2, "edit": 2, "delete": 1, "overhear": 3,
     "withdraw": 1, "hurry": 3, "interrupt": 2, "halt": 1, "stop": 1, "resume": 3, "show": 4,
+    "decide": 4,
 }  # fmt: skip

@@ -34,7 +34,7 @@ from sessions.types import (
     Withdrawn,
 )
 from worklets.errors import RuntimeUnavailable
-from worklets.events import TurnEnded
+from worklets.events import ToolFinished, ToolStarted, TurnEnded
 
 _BEGIN = datetime(2026, 3, 1, 12, tzinfo=UTC)
 _STATES: dict[type[Outcome], TurnState] = {
@@ -230,9 +230,12 @@ class World:
             self.laws.expect(asked is not None, f"nobody asked for {name}")
             self.laws.expect(state.settled, f"{name} is stuck: {state}")
             lawful = {_STATES[Done], *(_STATES[kind] for kind in asked.may_be)} if asked else set()
-            if self.faults and any(row["id"] == turn_id for _, turn_id in self.effects):
+            allowed = self.disk.look("select id from asks where state = 'allowed' and turn_id = ?", row["id"])
+            if self.faults and (allowed or any(row["id"] == turn_id for _, turn_id in self.effects)):
                 lawful.add(TurnState.CUT)
             self.laws.expect(state in lawful, f"{name} must not be {state}: {row['error']}")
+            left = self.disk.look("select id from asks where state = 'open' and turn_id = ?", row["id"])
+            self.laws.expect(not left, f"{name} has ended, and people are asked still")
             if told := self.laws.outcomes.get(row["id"]):
                 self.laws.expect(_STATES[type(told)] is state, f"{name} is {state}, and {told} was told")
         for asked in self.asked:
@@ -264,6 +267,7 @@ class World:
     # -- what is noted ---------------------------------------------------------
 
     def _on_start(self, process: Process) -> None:
+        process.on_allowed = lambda: self.changed(process)
         self.processes.append(process)
         alive = [one for one in self.host.processes.values() if not one.dead]
         if not self.more_may_live:
@@ -296,7 +300,8 @@ class World:
             given = [known for known, _ in other.prompts if self.turn_of(other, known) == turn_id]
             if given and other is not process:
                 expect(other.dead, f"{name} was put to two processes that live")
-                expect((other.epoch, turn_id) not in self.effects, f"{name} was run again after a side effect")
+                again = _slept_well(other) or (other.epoch, turn_id) not in self.effects
+                expect(again, f"{name} was run again after a side effect")
                 expect(not _ended(other, given), f"{name} was put to Claude again after its end")
         for aside in self.asides:
             if aside in "".join(context):
@@ -328,6 +333,13 @@ class World:
                 and self.row(other.turn_id)["ended_at"] is None
             ):
                 self.laws.broke(f"{mine.prompt.source_id} went before {other.prompt.source_id}")
+
+
+def _slept_well(process: Process) -> bool:
+    """It was ended while it waited for people, and nothing ran beside."""
+    said = [event for batch in process.journal for event in batch]
+    finished = {event.tool_id for event in said if isinstance(event, ToolFinished)} | set(process.asks.values())
+    return process.slept and all(event.tool_id in finished for event in said if isinstance(event, ToolStarted))
 
 
 def _ended(process: Process, prompt_ids: list[str]) -> bool:

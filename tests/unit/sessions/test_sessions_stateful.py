@@ -54,9 +54,18 @@ class Claude:
             self.begin_bash(pick)
             process.say(ToolFinished(str(self.world.moments), ok=True))
 
+    def ask_people(self, pick: int) -> None:
+        """Now and then in the very words of before."""
+        if working := self._free():
+            one_of(working, pick).ask("Bash", {"command": f"touch {pick}"})
+
     def answer(self, pick: int) -> None:
-        if working := self._working():
+        if working := self._free():
             one_of(working, pick).answer("answered")
+
+    def _free(self) -> list[Process]:
+        """Those that wait for nobody."""
+        return [process for process in self._working() if not process.asks]
 
     def fail(self, pick: int) -> None:
         if working := self._working():
@@ -73,6 +82,7 @@ class Claude:
 
 CLAUDE = {
     "preview": 1, "text": 3, "read": 1, "bash": 3, "begin_bash": 2, "answer": 6, "fail": 1, "be_stubborn": 1,
+    "ask_people": 3,
 }  # fmt: skip
 
 
@@ -210,7 +220,11 @@ class Machine(People, Claude, Faults, Time, RuleBasedStateMachine):
             self.world.loop.advance(SWEEP)
             for process in self._working():
                 process.stubborn = process.deaf = False
-                process.answer("answered at last")
+                if not process.asks:
+                    process.answer("answered at last")
+            for pick in range(6):
+                self.decide(pick)
+                self.world.loop.settle()
             self.world.loop.advance(1)
             self.world.show()
             self.world.loop.settle()
