@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from slack_bolt.async_app import AsyncApp
@@ -13,7 +14,7 @@ from bot.errors import sentence_for
 from bot.refusals import place_sentence, refusal
 from bot.upload import upload
 from config.logging import get_logger
-from sessions.types import Prompt, Session, Turn, TurnId
+from sessions.types import Attached, Prompt, Session, Turn, TurnId
 from worklets.events import Text
 
 log = get_logger(__name__)
@@ -55,17 +56,28 @@ async def _press(door: Door, act: Act, action: dict[str, Any], user_id: str, res
 
 
 async def retry(door: Door, turn: Turn, user_id: str, press: str) -> str:
-    """The same prompt again, as a new turn."""
-    return await _ask(door, turn, f"retry:{turn.id}:{press}", user_id, turn.text, "I will answer that anew, below.")
+    """The same prompt again, with its files, as a new turn."""
+    again = _Again(turn.text, f"retry:{turn.id}:{press}", await door.sessions.store.files.attached(turn.id))
+    return await _ask(door, turn, again, user_id, "I will answer that anew, below.")
 
 
 async def go_on(door: Door, turn: Turn, user_id: str, press: str) -> str:
-    return await _ask(door, turn, f"continue:{turn.id}:{press}", user_id, _GO_ON, "I will go on, below.")
+    return await _ask(door, turn, _Again(_GO_ON, f"continue:{turn.id}:{press}"), user_id, "I will go on, below.")
 
 
-async def _ask(door: Door, turn: Turn, source: str, user_id: str, text: str, said: str) -> str:
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """What is asked by a button."""
+
+    text: str
+    source_id: str
+    files: tuple[Attached, ...] = ()
+
+
+async def _ask(door: Door, turn: Turn, again: _Again, user_id: str, said: str) -> str:
     session = await door.sessions.get(turn.session_id)
-    submitted = await door.sessions.submit(Prompt(session.thread, source, door.ts(), user_id, text, starts=False))
+    prompt = Prompt(session.thread, again.source_id, door.ts(), user_id, again.text, starts=False, files=again.files)
+    submitted = await door.sessions.submit(prompt)
     if submitted is None:
         return "This thread has no session any more. Mention me in a new message to start one."
     log.info("asked by a button", turn=turn.id, by=user_id, new=submitted.turn.id, fresh=submitted.fresh)

@@ -20,6 +20,9 @@ log = get_logger(__name__)
 
 async def share(door: Door, session: Session, word: Word) -> str:
     """What does not fit into one message goes on in the thread below it."""
+    verdict = await door.access.decide(word.user_id, word.argument)
+    if not verdict.allowed:
+        return door.access.sentence(verdict)
     turns = [turn for turn in await door.sessions.turns(session.id) if turn.state.settled]
     for turn in reversed(turns):
         if text := await answer(door, turn):

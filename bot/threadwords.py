@@ -1,7 +1,7 @@
 """Words to Flow itself, in a thread: `model opus`, `mode plan`, `cost`, `fork`, `share #channel` and the like. Pure.
 
 Only a message that is exactly that, after the mention: a word that is misspelt, or stands in a longer sentence, is for
-Claude.
+Claude. `/model opus` is one too: the CLI would forget it with its process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sessions.types import Prompt, ThreadId
 LEVELS = tuple(level.value for level in Level)
 _PLAIN = ("cost", "context", "compact", "clear", "fork", "help", *LEVELS)
 _CHANNEL = re.compile(r"share\s+<#([CGD][A-Z0-9]+)(?:\|[^<>]*)?>", re.IGNORECASE)
-_WITH = re.compile(rf"(model)\s+({'|'.join(MODELS)})|(mode)\s+({'|'.join(MODES)})", re.IGNORECASE)
+_WITH = re.compile(rf"/?(model)\s+({'|'.join(MODELS)})|(mode)\s+({'|'.join(MODES)})", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ ME = Identity("T1", "UBOT", "BBOT")
         ("  Context ", ("context", "")),
         ("COMPACT", ("compact", "")),
         ("model opus", ("model", "opus")),
+        ("/model opus", ("model", "opus")),
         ("Model   Haiku", ("model", "haiku")),
         ("mode plan", ("mode", "plan")),
         ("quiet", ("quiet", "")),
