@@ -72,12 +72,20 @@ def _bounded(lines: list[str]) -> Details:
     kept: list[str] = []
     room = PATCH
     for line in lines:
-        line = line if len(line) <= _PATCH_LINE else line[:_PATCH_LINE] + "…"
+        line = _short(line)
         room -= len(line) + 1
         if room < 0:
             return {"patch": "\n".join(kept), "patch_cut": len(lines) - len(kept)}
         kept.append(line)
     return {"patch": "\n".join(kept)}
+
+
+def _short(line: str) -> str:
+    """Cut between words: half a secret would not be known for one any more."""
+    if len(line) <= _PATCH_LINE:
+        return line
+    end = max(1, line.rfind(" ", 1, _PATCH_LINE))
+    return f"{line[:end]}… ({len(line):,} characters)"
 
 
 def _read(result: Details, _: bool) -> Details:

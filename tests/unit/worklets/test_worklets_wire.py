@@ -151,6 +151,10 @@ def test_a_patch_is_kept_bounded() -> None:
     hunk = {"oldStart": 1, "oldLines": 0, "newStart": 1, "newLines": 100, "lines": lines}
     known = details({"filePath": "a", "structuredPatch": [hunk]}, "", True)
     assert known["added"] == 100
+    assert known["patch"].splitlines()[1:] == ["+… (5,001 characters)"] * 100
+    words = {**hunk, "lines": [f"+{'some words and a key' * 25} {'s' * 200}"] * 100}
+    known = details({"filePath": "a", "structuredPatch": [words]}, "", True)
+    assert "sss" not in known["patch"], "half a secret would not be known for one"
     assert len(known["patch"]) <= PATCH
     assert known["patch_cut"] + len(known["patch"].splitlines()) == 101
 
