@@ -11,7 +11,21 @@ from slack_bolt.authorization import AuthorizeResult
 from slack_bolt.error import BoltUnhandledRequestError
 from slack_bolt.response import BoltResponse
 
-from bot import actions, asks, catchup, commands, controls, cuts, diffs, home, messages, shortcut, stopping, waiting
+from bot import (
+    actions,
+    agentview,
+    asks,
+    catchup,
+    commands,
+    controls,
+    cuts,
+    diffs,
+    home,
+    messages,
+    shortcut,
+    stopping,
+    waiting,
+)
 from bot.door import Ack, Door
 from bot.socket import web_client
 from config.errors import FlowError
@@ -47,7 +61,7 @@ def build_app(door: Door) -> AsyncApp:
         url_verification_enabled=False,
     )
     door.guard.register(app)
-    pressed = (stopping, waiting, asks, cuts, controls, diffs, shortcut)
+    pressed = (stopping, agentview, waiting, asks, cuts, controls, diffs, shortcut)
     for feature in (messages, commands, *pressed, actions, home, catchup):
         feature.register(app, door)
     _register_rest(app)

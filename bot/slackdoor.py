@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
+from bot.agentview import AgentStatus
 from bot.answerers import Answerers
 from bot.app import build_app
 from bot.couriers import Couriers
@@ -105,6 +106,7 @@ async def open_slack_door(
             reactions=shown.reactions,
         )
         door.attend()
+        sessions.observe(AgentStatus(client, door.after).observe)
         socket = SlackSocket(
             app_token=settings.app_token.get_secret_value(),
             bot_token=bot_token,
@@ -112,7 +114,14 @@ async def open_slack_door(
             debug=settings.debug,
             on_connected=door.connected,
         )
-        couriers = Couriers(sessions, client, SentFiles(database, sessions.owner), outgoing, limit=files.limit)
+        couriers = Couriers(
+            sessions,
+            client,
+            SentFiles(database, sessions.owner),
+            outgoing,
+            limit=files.limit,
+            shown=lambda thread: show.spoken(thread, door.ts()),
+        )
         sessions.observe(couriers.observe)
         async with show.outbox, door.after, couriers:
             yield SlackDoor(show, door, socket)

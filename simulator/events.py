@@ -74,6 +74,19 @@ class Events:
         if app.manifest.subscribes("app_home_opened"):
             self._send(app, event)
 
+    def agent_stopped(self, app: App, user: User, channel: Channel, thread_ts: str, streams: list[str]) -> None:
+        """`agent_session_stopped`; `streams`: the ts of streams that Slack has stopped."""
+        event: Json = {
+            "type": "agent_session_stopped",
+            "channel": channel.id,
+            "user": user.id,
+            "thread_ts": thread_ts,
+            "streaming_message_ts": streams,
+            "event_ts": self._workspace.new_ts(),
+        }
+        if app.manifest.subscribes("agent_session_stopped"):
+            self._send(app, event)
+
     def joined(self, user: User, channel: Channel) -> None:
         """`member_joined_channel`."""
         event = {

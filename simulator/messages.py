@@ -47,7 +47,9 @@ class Messages:
             "bot_profile": self.bot_profile(app),
             **content,
         }
-        self._workspace.statuses.pop((channel.id, thread_ts or ""), None)
+        key = (channel.id, thread_ts or "")
+        if self._workspace.statuses.get(key, {}).get("status"):  # an agent's session goes on; a loading text does not
+            del self._workspace.statuses[key]
         return self._add(Record(channel, body, app_id=app.id, **extra), thread_ts)
 
     def _add(self, record: Record, thread_ts: str | None) -> Record:

@@ -177,6 +177,26 @@ class People:
         chosen_app = app or self.app
         self._events.home_opened(chosen_app, self.user(user), self.dm(user, chosen_app), tab)
 
+    async def stop_agent(self, user: str, channel: str, thread_ts: str, app: App | None = None) -> None:
+        """Presses Slack's own Stop button, which there is while the agent's session is `processing`.
+
+        Slack stops the session's open streams and tells the app; the session's status is the app's to change.
+        """
+        chosen_app, place = app or self.app, self.channel(channel, user)
+        status = self.workspace.statuses.get((place.id, thread_ts))
+        if not chosen_app.manifest.agent or status is None or status["status"]:
+            raise LookupError(f"there is no Stop button in the thread {thread_ts}: no agent is at work there")
+        streams = [
+            record
+            for record in place.messages.values()
+            if record.body.get("thread_ts") == thread_ts and self._messages.streaming(record)
+        ]
+        for record in streams:
+            assert record.stream is not None
+            record.stream.open = False
+            self._messages.update(record, {}, "stop")
+        self._events.agent_stopped(chosen_app, self.user(user), place, thread_ts, [record.ts for record in streams])
+
     # --- modals
 
     def views(self, user: str) -> list[Json]:

@@ -16,6 +16,7 @@ from waiting import until
 
 import migrations
 from bot.access import Facts
+from bot.agentview import AgentStatus
 from bot.app import build_app
 from bot.couriers import Couriers
 from bot.delivery import Delivery
@@ -139,6 +140,7 @@ def starter(path: Path, slack: SlackSimulator, host: ScriptedHost) -> Start:
                         for user in slack.workspace.users.values():
                             door.access.remember(user.id, Facts(bool(user.guest), bool(user.team)))
                     door.attend()
+                    sessions.observe(AgentStatus(client, door.after).observe)
                     timing = {"ping_interval": min(2.0, deaf_after / 4), "deaf_after": deaf_after}
                     socket = SlackSocket(**tokens, **timing, on_connected=door.connected)
                     couriers = Couriers(
@@ -147,6 +149,7 @@ def starter(path: Path, slack: SlackSimulator, host: ScriptedHost) -> Start:
                         SentFiles(db, sessions.owner),
                         lambda name: Outgoing(path / "worklets" / name / "run"),
                         limit=1_000_000,
+                        shown=lambda thread: show.spoken(thread, door.ts()),
                         pauses=(0.05, 0.1),
                         sweep=0.2,
                     )

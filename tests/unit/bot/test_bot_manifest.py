@@ -79,6 +79,11 @@ SCHEMA = record(
             1,
             10,
         ),
+        agent_view=record(
+            ("agent_description",),
+            agent_description=text(1, 300),
+            suggested_prompts=several(record(("title", "message"), title=text(1, 100), message=text(1, 2000)), 0, 4),
+        ),
     ),
     oauth_config=record(
         redirect_urls=several(text(0, 2500), 0, 1000, uniqueItems=True),
@@ -101,6 +106,10 @@ METHOD_SCOPES = {
     "chat_postEphemeral": {"chat:write"},
     "chat_update": {"chat:write"},
     "chat_delete": {"chat:write"},
+    "chat_startStream": {"chat:write"},
+    "chat_appendStream": {"chat:write"},
+    "chat_stopStream": {"chat:write"},
+    "agents_sessions_setStatus": {"chat:write"},
     "conversations_history": {"channels:history", "groups:history", "im:history", "mpim:history"},
     "conversations_replies": {"channels:history", "groups:history", "im:history", "mpim:history"},
     "reactions_add": {"reactions:write"},
@@ -124,16 +133,33 @@ EVENT_SCOPES = {
     "message.mpim": "mpim:history",
     "reaction_added": "reactions:read",
 }
+#: Of an app with an agent view.
+AGENT_EVENTS = {"agent_session_stopped", "agent_session_title_changed"}
 
 
-@pytest.fixture
-def manifest() -> Any:
-    return yaml.safe_load((ROOT / "manifest.yml").read_text(encoding="utf-8"))
+def read(name: str) -> Any:
+    return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(params=["manifest.yml", "manifest-agent.yml"])
+def manifest(request: pytest.FixtureRequest) -> Any:
+    return read(request.param)
 
 
 def methods_called() -> set[str]:
     """Names of Web API methods that code in bot/ mentions."""
-    prefixes = ("chat_", "conversations_", "views_", "reactions_", "users_", "files_", "assistant_", "apps_", "auth_")
+    prefixes = (
+        "chat_",
+        "conversations_",
+        "views_",
+        "reactions_",
+        "users_",
+        "files_",
+        "assistant_",
+        "apps_",
+        "auth_",
+        "agents_",
+    )
     return {
         node.attr
         for path in (ROOT / "bot").glob("*.py")
@@ -164,12 +190,12 @@ def test_scopes_are_exactly_what_is_used(manifest: Any) -> None:
     called = methods_called()
     assert called <= METHOD_SCOPES.keys(), "name the scope of a new method here and in the manifest"
     used = {scope for method in called for scope in METHOD_SCOPES[method]} | {"commands"}
-    used |= {scope for event in events(manifest) if (scope := EVENT_SCOPES[event])}
+    used |= {scope for event in events(manifest) if (scope := EVENT_SCOPES.get(event))}
     assert set(manifest["oauth_config"]["scopes"]["bot"]) == used == set(SCOPES)
 
 
 def test_events_and_socket_mode(manifest: Any) -> None:
-    assert events(manifest) == set(EVENT_SCOPES)
+    assert events(manifest) - AGENT_EVENTS == set(EVENT_SCOPES)
     assert manifest["settings"]["socket_mode_enabled"]
     assert manifest["settings"]["interactivity"]["is_enabled"]
     assert [command["command"] for command in manifest["features"]["slash_commands"]] == ["/flow"]
@@ -182,3 +208,11 @@ def test_the_shortcuts_are_those_that_are_listened_to(manifest: Any) -> None:
 
 def events(manifest: Any) -> set[str]:
     return set(manifest["settings"]["event_subscriptions"]["bot_events"])
+
+
+def test_the_agent_s_manifest_differs_in_nothing_else() -> None:
+    plain, agent = read("manifest.yml"), read("manifest-agent.yml")
+    assert agent["features"].pop("agent_view")["agent_description"]
+    assert events(agent) - events(plain) == AGENT_EVENTS
+    agent["settings"]["event_subscriptions"] = plain["settings"]["event_subscriptions"]
+    assert agent == plain
