@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bot.layout import Place
 from bot.markdown import size
-from bot.parts import FILE, PLAIN_LIMIT, ROOT, Part, common, plain, sectioned, shortened
+from bot.parts import FILE, PLAIN_LIMIT, ROOT, Part, common, plain, sectioned, shortened, worded
 from bot.renderer import TurnView
 from bot.schedule import Method
 from bot.store import Posted
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-BLOCKS, COMMON, SECTIONS, PLAIN, HOPELESS = range(5)  # how simply a message has to be put for Slack to take it
+BLOCKS, COMMON, SECTIONS, WORDS, PLAIN, HOPELESS = range(6)  # how simply a message has to be put for Slack to take it
 
 STREAMED = "streamed"  # in place of a digest, of a message that a stream has written: equal to none
 
@@ -197,4 +197,6 @@ def _in_form(part: Part, message: Message) -> Part:
         return common(part)
     if message.form == SECTIONS:
         return sectioned(part)
+    if message.form == WORDS:
+        return worded(part)
     return plain(part) if message.ts is None else shortened(plain(part))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,8 +15,14 @@ Block = dict[str, Any]
 
 FALLBACK_LIMIT = 3_000  # chat.update refuses a `text` above 4,000
 PLAIN_LIMIT = 3_900
+SUMMARY_LIMIT = 300  # of a notification
 ROOT = -1  # index of the message that opens a thread
 FILE = -2  # of the file that holds the whole of a long answer
+_MOST_SECTIONS = 40
+_NO_WORDS = re.compile(r"\s*(?:(?:`{3,}|~{3,}).*|[\s|:=*_-]*)")  # a fence, a rule, the dashes of a table
+_LEADING = re.compile(r"\s*(?:#{1,6}|[-*+>])\s+")
+_LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
+_MARKS = str.maketrans({"*": "", "`": "", "\u200b": "", "|": " "})
 
 
 #: How the states of a plan's tasks look in a list: a sign, and a style.
@@ -87,11 +95,15 @@ def listed(plan: Block) -> Block:
 
 def sectioned(part: Part) -> Part:
     """The same words in sections of plain text, which Slack has no way to misread; and the buttons."""
-    blocks: list[Block] = []
-    for piece in _pieces("\n\n".join(_texts(part.blocks)), 2_900):
-        blocks.append({"type": "section", "text": {"type": "plain_text", "text": piece, "emoji": False}})
-    blocks = [*blocks[:40], *(block for block in part.blocks if block["type"] == "actions")]
-    return Part(part.index, tuple(blocks), part.text, part.final, part.words)
+    buttons = (block for block in part.blocks if block["type"] == "actions")
+    return replace(part, blocks=(*worded(part).blocks[:_MOST_SECTIONS], *buttons))
+
+
+def worded(part: Part) -> Part:
+    """The words alone, in sections of plain text."""
+    pieces = _pieces("\n\n".join(_texts(part.blocks)), 2_900)[:_MOST_SECTIONS]
+    blocks = [{"type": "section", "text": {"type": "plain_text", "text": piece, "emoji": False}} for piece in pieces]
+    return replace(part, blocks=tuple(blocks))
 
 
 def plain(part: Part) -> Part:
@@ -100,10 +112,28 @@ def plain(part: Part) -> Part:
 
 
 def shortened(part: Part) -> Part:
-    """A text that `chat.update` takes."""
+    """A text that `chat.update` takes: what came last, while it grows."""
     if size(part.text) <= PLAIN_LIMIT:
         return part
-    return Part(part.index, part.blocks, _clip_escaped(part.text, PLAIN_LIMIT), part.final, part.words)
+    if part.final:
+        return replace(part, text=_clip_escaped(part.text, PLAIN_LIMIT))
+    text = _unescape(part.text)
+    while size(escape(text)) > PLAIN_LIMIT - 2:
+        text = text[max(1, (size(escape(text)) - PLAIN_LIMIT) // 6) :]
+    return replace(part, text="…\n" + escape(text.partition("\n")[2] or text))
+
+
+def summary(blocks: list[Block]) -> str:
+    """What a notification says: how the words begin, without Markdown's marks; else what is being done."""
+    words = [block for block in blocks if block["type"] == "markdown"]
+    lines = (line for text in _texts(tuple(words or blocks)) for line in text.split("\n"))
+    return clip(" ".join(filter(None, map(_unmarked, lines))), SUMMARY_LIMIT)
+
+
+def _unmarked(line: str) -> str:
+    if _NO_WORDS.fullmatch(line):
+        return ""
+    return " ".join(_LINK.sub(r"\1", _LEADING.sub("", line, count=1)).translate(_MARKS).split())
 
 
 def fallback(blocks: list[Block]) -> str:
@@ -111,24 +141,50 @@ def fallback(blocks: list[Block]) -> str:
 
 
 def _texts(blocks: tuple[Block, ...]) -> list[str]:
-    """What the blocks say, as plain text."""
-    found = []
-    for block in blocks:
-        if block["type"] == "markdown":
-            found.append(str(block["text"]).replace("&lt;", "<"))
-        elif block["type"] == "context":
-            found += [_unescape(element["text"]) for element in block["elements"]]
-        elif block["type"] == "section":
-            found.append(_unescape(block["text"]["text"]))
-        elif block["type"] == "plan":
-            found += _texts((listed(block),))
-        elif block["type"] == "rich_text":
-            found += [_rich(element) for element in block["elements"]]
-    return found
+    """What the blocks say, as plain text; buttons say nothing."""
+    return [text for block in blocks for text in _SAYS.get(block["type"], _nothing)(block) if text]
+
+
+def _object(value: Any) -> str:
+    """Of a text object, or of rich text in its place."""
+    if not isinstance(value, dict):
+        return str(value or "")
+    if value.get("type") == "rich_text":
+        return "\n".join(map(_rich, value["elements"]))
+    return _unescape(value["text"]) if value.get("type") == "mrkdwn" else str(value.get("text", ""))
 
 
 def _rich(element: Block) -> str:
-    return str(element["text"]) if "text" in element else "".join(map(_rich, element.get("elements", [])))
+    between = "\n" if element["type"] in ("rich_text", "rich_text_list") else ""
+    for key in ("text", "name", "url", "user_id", "channel_id"):
+        if key in element:
+            return str(element[key])
+    return between.join(map(_rich, element.get("elements", [])))
+
+
+def _task(task: Block) -> list[str]:
+    return [_object(task.get(key)) for key in ("title", "details", "output")]
+
+
+def _row(row: list[Any]) -> str:
+    return " | ".join(_object(cell) for cell in row)
+
+
+def _nothing(_: Block) -> list[str]:
+    return []
+
+
+_SAYS: dict[str, Callable[[Block], list[str]]] = {
+    "markdown": lambda block: [str(block["text"]).replace("&lt;", "<")],
+    "context": lambda block: [_object(one) or str(one.get("alt_text", "")) for one in block["elements"]],
+    "section": lambda block: [_object(block.get("text")), *map(_object, block.get("fields", []))],
+    "header": lambda block: [_object(block["text"])],
+    "rich_text": lambda block: [_rich(block)],
+    "plan": lambda block: _texts((listed(block),)),
+    "task_card": _task,
+    "table": lambda block: ["\n".join(map(_row, block["rows"]))],
+    "image": lambda block: [_object(block.get("title")) or str(block.get("alt_text", ""))],
+}
 
 
 def _unescape(text: str) -> str:

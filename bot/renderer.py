@@ -17,7 +17,7 @@ from bot.asking import ask_messages
 from bot.below import cut_part, ended_part, finished_buttons, footer, note, person, stop_button, waiting_buttons
 from bot.layout import Layout, Mark, Page, Place, TextPiece, ToolsPiece, show_ask
 from bot.markdown import clean, clip
-from bot.parts import Block, Part, context, fallback
+from bot.parts import Block, Part, context, summary
 from bot.toollines import ToolLine, lines_blocks, restart_line
 from sessions.asks import Ask, AskId, AskState
 from sessions.events import (
@@ -424,7 +424,7 @@ def _render(index: int, page: Page, closing: list[Block], final: bool) -> Part:
         elif text := piece.text():
             blocks.append({"type": "markdown", "text": text})
     words = bool(blocks)
-    text = page.ask.text if page.ask else fallback(blocks or closing)
+    text = page.ask.text if page.ask else summary(blocks or closing)
     blocks += closing
     if not blocks:  # a page of white space only
         blocks = [context("…")]

@@ -10,7 +10,7 @@ from typing import Any
 
 from bot.answer import BLOCKS, HOPELESS, PLAIN, SECTIONS, Action, Answer, Search
 from bot.outage import Outage
-from bot.parts import ROOT, common
+from bot.parts import ROOT, common, worded
 from bot.refusals import Meaning, Refusal, place_sentence, refusal
 from bot.schedule import Clock, Method, Schedule, Urgency
 from bot.sending import Sender
@@ -179,6 +179,8 @@ class Setbacks:
             message.lost = True
         elif message.form == BLOCKS and part is not None and common(part) == part:
             message.form = SECTIONS
+        elif message.form == SECTIONS and part is not None and worded(part) == part:
+            message.form = PLAIN
         elif message.form < PLAIN:
             message.form += 1
         else:

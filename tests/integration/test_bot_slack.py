@@ -315,12 +315,12 @@ async def test_retry_after_is_honoured_and_everything_is_shown(flow: Flow) -> No
     assert edits[refused + 1].time - edits[refused].time >= 2.0
 
 
-@pytest.mark.parametrize("error", ["invalid_blocks", "msg_too_long"])
-async def test_refused_blocks_never_drop_an_answer(flow: Flow, error: str) -> None:
+@pytest.mark.parametrize(("error", "times"), [("invalid_blocks", 1), ("msg_too_long", 2), ("invalid_attachments", 3)])
+async def test_refused_blocks_never_drop_an_answer(flow: Flow, error: str, times: int) -> None:
     ts = await flow.slack.post("maya", "#general", "@flow HOLD it")
     process = await flow.process("HOLD it")
     await flow.shows("#general", ts, "Thinking")
-    flow.slack.faults.fail("chat.update", error=error, times=2)
+    flow.slack.faults.fail("chat.update", error=error, times=times)
     words = " ".join(f"word{number}" for number in range(1500))
     process.say(Text(words))
     process.end()
