@@ -10,6 +10,9 @@ from bot.below import person
 from sessions.asks import Ask, AskKind
 from sessions.types import Turn
 
+#: Permission modes: with each next one Claude does less without being let.
+STRICTNESS = ("auto", "ask", "plan")
+
 
 @dataclass(frozen=True, slots=True)
 class Answerers:
@@ -29,6 +32,21 @@ class Answerers:
         else:
             may, who = [turn.user_id for turn in turns], "people who asked Claude something in this thread"
         return None if user_id in may else f"Only {who} can answer this: {_listed([*may, *self.approvers])}."
+
+    def loosening_refusal(self, before: str, mode: str, turns: Sequence[Turn], user_id: str) -> str | None:
+        """Why this person may not change the permission mode so that Claude asks less, mrkdwn; None: they may.
+
+        `before`: the mode now. `turns`: those of the session; none of one that is yet to begin, which whoever begins it
+        asks. To make Claude ask more is everybody's.
+        """
+        if STRICTNESS.index(mode) >= STRICTNESS.index(before) or user_id in self.approvers:
+            return None
+        if self.who == "approvers":
+            return f"Only approvers can let Claude do more by itself: {_listed(self.approvers)}."
+        may = [turn.user_id for turn in turns]
+        if not may or user_id in may:
+            return None
+        return f"Only people who asked Claude something in this thread can do that: {_listed([*may, *self.approvers])}."
 
 
 def _listed(people: Sequence[str]) -> str:

@@ -83,6 +83,11 @@ async def start(door: Door, view: dict[str, Any], user_id: str) -> dict[str, str
     session = await door.sessions.find(thread) if thread.thread_ts is not None else None
     if session is not None and wanted.repository:
         return {"repository": _NEWER}
+    if wanted.mode is not None:
+        before = door.sessions.policy.mode_of(session) if session is not None else door.sessions.policy.mode
+        turns = await door.sessions.turns(session.id) if session is not None else []
+        if why := door.answerers.loosening_refusal(before, wanted.mode, turns, user_id):
+            return {"mode": await door.people.readable(why)}
     try:
         text = wanted.text + await _quoted(door, wanted)
     except _Unread:

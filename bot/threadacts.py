@@ -93,6 +93,9 @@ async def _model(door: Door, session: Session, word: Word) -> str:
 
 
 async def _mode(door: Door, session: Session, word: Word) -> str:
+    before, turns = door.sessions.policy.mode_of(session), await door.sessions.turns(session.id)
+    if refused := door.answerers.loosening_refusal(before, word.argument, turns, word.user_id):
+        return refused
     await door.sessions.set_mode(session.id, word.argument, word.user_id)
     told = f"▸ {person(word.user_id)} set the mode to *{word.argument}*: {_MODES[word.argument]}"
     return await _tell(door, word, told)
