@@ -23,6 +23,7 @@ from bot import (
     home,
     messages,
     shortcut,
+    snippets,
     stopping,
     waiting,
 )
@@ -62,7 +63,7 @@ def build_app(door: Door) -> AsyncApp:
     )
     door.guard.register(app)
     pressed = (stopping, agentview, waiting, asks, cuts, controls, diffs, shortcut)
-    for feature in (messages, commands, *pressed, actions, home, catchup):
+    for feature in (messages, commands, *pressed, home, actions, catchup):
         feature.register(app, door)
     _register_rest(app)
     return app

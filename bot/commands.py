@@ -75,6 +75,8 @@ async def _answer(door: Door, asked: Subcommand | Misspelt) -> list[Block]:
         case "sessions":
             mine = await door.sessions.list(user_id=asked.user_id, limit=100)
             return sessions_blocks(mine, door.me, "*Your sessions*, the newest first", "You have no session yet.")
+        case "sessions all":
+            return await _all_sessions(door, asked.user_id)
         case "stop":
             return await stop_in_channel(door, asked.channel, asked.user_id)
         case "stop all":
@@ -86,6 +88,14 @@ async def _answer(door: Door, asked: Subcommand | Misspelt) -> list[Block]:
             return [section(said)]
         case _:
             return help_blocks(door.me)
+
+
+async def _all_sessions(door: Door, user_id: str) -> list[Block]:
+    """For admins: what is awake, whoever began it, with buttons that stop it."""
+    if not door.access.is_admin(user_id):
+        return [section(f"Only admins see everybody's sessions. {door.access.whom_to_ask()}")]
+    awake = await door.sessions.list(states=(SessionState.NEW, *LIVE), limit=100)
+    return sessions_blocks(awake, door.me, "*Everybody's sessions* that are awake", "No session is awake.", whose=True)
 
 
 def _hint(asked: Misspelt) -> str:

@@ -55,6 +55,11 @@ async def doctor(settings: Settings) -> int:
     return 1 if any(f.state == "fail" for f in findings) else 0
 
 
+async def find(name: str, settings: Settings) -> Finding:
+    """One of CHECKS."""
+    return await _run(CHECKS[name], settings)
+
+
 async def _run(check: Check, settings: Settings) -> Finding:
     try:
         async with asyncio.timeout(30):
@@ -63,6 +68,47 @@ async def _run(check: Check, settings: Settings) -> Finding:
         return Finding("fail", str(e), e.suggestion)
     except TimeoutError:
         return Finding("fail", "no answer within 30 seconds", "Check the network between Flow and it.")
+
+
+async def _access(settings: Settings) -> Finding:
+    """Who may use Flow, and whether Slack tells who is in the groups."""
+    own = settings.access
+    if own.groups and settings.slack.enabled:
+        from slack_sdk.errors import SlackApiError
+
+        from bot.socket import web_client
+
+        client = web_client(settings.slack.bot_token.get_secret_value(), settings.slack.api_url)
+        for group in own.groups:
+            try:
+                await client.usergroups_users_list(usergroup=group)
+            except SlackApiError as error:
+                why = str(error.response.get("error"))
+                advice = "Give the app the scope usergroups:read and install it again, or correct FLOW_GROUPS."
+                return Finding("fail", f"the members of {group} cannot be read ({why})", advice)
+            except OSError as error:
+                return Finding("fail", f"Slack does not answer ({type(error).__name__})", "Check the network.")
+    who = [f"{len(names)} {what}" for what, names in (("people", own.users), ("groups", own.groups)) if names]
+    told = f"{' and '.join(who) or 'everybody'}, in {len(own.channels) or 'all'} channels"
+    others = [what for what, may in (("guests", own.guests), ("other workspaces", own.external)) if may]
+    told += f", {' and '.join(others)} too" if others else ", no guests or other workspaces"
+    if not own.admins:
+        return Finding(
+            "warn", f"{told}; no admin", "Set FLOW_ADMINS: a refusal names them, and they can stop anything."
+        )
+    return Finding("ok", f"{told}; {len(own.admins)} admins")
+
+
+async def _limits(settings: Settings) -> Finding:
+    own = settings.limits
+    amounts = (own.turn, own.session, own.person_day, own.channel_day, own.day, own.month)
+    count = sum(amount is not None for amount in amounts)
+    if not count:
+        return Finding("skip", "none: it may cost what it costs (FLOW_LIMIT_…)")
+    if not settings.asks.approvers:
+        advice = "Set FLOW_APPROVERS; without it everybody who asks in a thread may allow more."
+        return Finding("warn", f"{count} set, nobody in particular may allow more", advice)
+    return Finding("ok", f"{count} set, {len(settings.asks.approvers)} people may allow more")
 
 
 async def _system(_: Settings) -> Finding:
@@ -247,6 +293,8 @@ async def _watchers(_: Settings) -> Finding:
 CHECKS: dict[str, Check] = {
     "system": _system,
     "Slack": _slack,
+    "access": _access,
+    "limits": _limits,
     "Claude credential": _credential,
     "engine": _runtime,
     "worklet image": _image,

@@ -15,6 +15,7 @@ from bot.answerers import Answerers
 from bot.backlog import Backlog
 from bot.files import Downloads
 from bot.guard import Guard
+from bot.home import Homes
 from bot.inbound import Identity
 from bot.parts import Block
 from bot.people import People
@@ -73,6 +74,7 @@ class Door:
         self._on_connected: list[Callable[[], None]] = []
         self._cleaning = False
         self.guard = Guard(self)
+        self.homes = Homes(self)
 
     def attend(self) -> None:
         """From now on reactions say how far each asked turn is, and Claude hears what a thread said before it."""

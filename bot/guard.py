@@ -211,8 +211,7 @@ class Guard:
             if url := body.get("response_url"):
                 await AsyncRespond(response_url=url)(text=sentence, response_type="ephemeral", replace_original=False)
             elif view.get("type") == "home" or event.get("type") == "app_home_opened":
-                home = {"type": "home", "blocks": [section(sentence)]}
-                await client.views_publish(user_id=asker.user_id, view=home)
+                self._door.homes.show(asker.user_id, sentence)
             elif trigger := body.get("trigger_id"):
                 await client.views_open(trigger_id=trigger, view=_modal(sentence))
             elif asker.channel:

@@ -18,7 +18,7 @@ from sessions.types import Attached, Prompt, ThreadId
 #: Subtypes that are a person's message all the same; every other one is an edit, a join, a bot's post and the like.
 _SPOKEN = (None, "file_share", "thread_broadcast")
 _SPOKEN_BY_APPS = (*_SPOKEN, "bot_message")
-SUBCOMMANDS = ("help", "new", "status", "stop", "sessions", "quiet", "normal", "verbose")
+SUBCOMMANDS = ("help", "new", "status", "stop", "sessions", "sessions all", "quiet", "normal", "verbose")
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,17 +97,18 @@ def title(session: Session, me: Identity) -> str:
 
 
 def sessions_blocks(
-    sessions: Sequence[Session], me: Identity, heading: str, empty: str, *, choose: bool = False
+    sessions: Sequence[Session], me: Identity, heading: str, empty: str, *, choose: bool = False, whose: bool = False
 ) -> list[Block]:
     """A line for each session, with a button where something works or is awake.
 
-    `choose`: for a list that asks which one to stop; it is replaced once somebody chose.
+    `choose`: for a list that asks which one to stop; it is replaced once somebody chose. `whose`: tells who began it.
     """
     if not sessions:
         return [section(empty)]
     blocks = [section(heading)]
     for session in sessions[:_SHOWN]:
         facts = f"<#{session.thread.channel}> · {STATES[session.state]} · {_begun(session)}"
+        facts += f" by <@{session.user_id}>" if whose else ""
         block = section(f"{title(session, me)}\n{facts}")
         if session.state in BUSY:
             block["accessory"] = button(CHOOSE if choose else "stop", "Stop", session.id, "danger")

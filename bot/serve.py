@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from bot.core import Core, open_core
+from bot.setupstate import SetupState
 from config.logging import configure, get_logger
 from config.masking import Masker, secrets_of
 from sessions.housekeeping import Housekeeping
@@ -23,6 +24,7 @@ from sessions.reaper import Reaper, schedule
 from sessions.retention import Retention
 from web.app import Server, build
 from web.control import Control
+from web.health import GOOD, states
 
 if TYPE_CHECKING:
     from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -132,13 +134,15 @@ async def _doors(settings: Settings, core: Core, me: Identity | None) -> AsyncIt
         scheduler = schedule(reaper, interval, lease)
         stack.callback(scheduler.shutdown, wait=False)
         stack.push_async_callback(core.sessions.drain, settings.sessions.grace)
-        server = Server(build(_probes(core, reaper, scheduler, slack)), settings.web.host, settings.web.port)
+        probes = _probes(core, reaper, scheduler, slack)
+        server = Server(build(probes), settings.web.host, settings.web.port)
         await server.start()
         stack.push_async_callback(server.stop)
         control = Control(settings.share_dir, lambda session_id: _stop(core, session_id))
         await control.start()
         stack.push_async_callback(control.aclose)
         if slack is not None:
+            slack.door.homes.setup = SetupState(settings, lambda: states(probes), GOOD)
             await stack.enter_async_context(slack.listening())
         yield server.url
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
 from typing import Literal, Protocol, Self, TypeAlias
@@ -169,7 +170,7 @@ class Sessions(Asking, Steering):
         None too for a message that was deleted before it came. Also while draining: the next start finds it. Raises
         StoreUnavailable.
         """
-        stored = await self.store.submit(prompt, self._look)
+        stored = await self.store.submit(self._preferred(prompt), self._look)
         if stored is None:
             return None
         submitted = stored.submitted
@@ -182,6 +183,12 @@ class Sessions(Asking, Steering):
             elif self._bell is not None:
                 await self._bell.ring(session.id)
         return submitted
+
+    def _preferred(self, prompt: Prompt) -> Prompt:
+        """With the model and the mode that the channel or the person prefers for what is started."""
+        channel, user = prompt.thread.channel, prompt.user_id
+        model = prompt.model or self.options.get("model", channel=channel, user=user)
+        return replace(prompt, model=model, mode=prompt.mode or self.options.get("mode", channel=channel, user=user))
 
     def _look(self, session: Session, user_id: str) -> tuple[str, bool]:
         return self.options.level(session, user_id).value, self.options.mention(session, user_id)

@@ -92,6 +92,10 @@ class Options:
                 return value
         return self._defaults.get(name)
 
+    def own(self, user: str, name: str) -> Any:
+        """What a person has set for themselves; None: nothing."""
+        return self._values.get(("user", user, name))
+
     def level(self, session: Session, user: str | None = None) -> Level:
         """`user`: who asks, if not who began the session."""
         value = self.get("level", session=session.id, channel=session.thread.channel, user=user or session.user_id)
