@@ -50,6 +50,7 @@ class Checklist:
         if asked.name == "TodoWrite":
             self._todos(asked.input.get("todos"))
         elif isinstance(task := event.details.get("task"), dict):
+            self._known(event.details.get("known"))
             self._task(task, asked.input)
         elif isinstance(tasks := event.details.get("tasks"), list):
             self._tasks([task for task in tasks if isinstance(task, dict)])
@@ -62,13 +63,19 @@ class Checklist:
             for number, todo in enumerate(found)
         }
 
+    def _known(self, tasks: Any) -> None:
+        """Of earlier turns."""
+        for task in tasks if isinstance(tasks, list) else ():
+            if isinstance(task, dict) and (key := _text(task, "id")) not in self._items:
+                self._items[key] = _Item(_text(task, "subject") or f"Step {key}", _state(task))
+
     def _task(self, task: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
         key = _text(task, "id")
         if task.get("status") == "deleted":
             self._items.pop(key, None)
             return
         title = _text(task, "subject") or _text(asked, "subject")
-        item = self._items.setdefault(key, _Item(title or f"Step {key}"))  # of an earlier turn: its name is not told
+        item = self._items.setdefault(key, _Item(title or f"Step {key}"))  # its name is not known any more
         item.title = title or item.title
         item.doing = _text(asked, "activeForm") or item.doing
         if "status" in task:
@@ -112,7 +119,7 @@ class Checklist:
 
     def _window(self) -> tuple[int, list[_Item], int]:
         """How many are left out before, the items that are shown, how many are left out after them."""
-        items = list(self._items.values())
+        items = [self._items[key] for key in sorted(self._items, key=_number)]  # the CLI counts them
         done = next((n for n, item in enumerate(items) if item.state != "completed"), len(items))
         first = max(0, min(done - 1, len(items) - _SHOWN))
         return first, items[first : first + _SHOWN], max(0, len(items) - first - _SHOWN)
@@ -120,6 +127,10 @@ class Checklist:
 
 def _card(task_id: str, title: str, status: str) -> Block:
     return {"type": "task_card", "task_id": task_id, "title": title, "status": status}
+
+
+def _number(key: str) -> float:
+    return float(key) if key.isdecimal() and len(key) < 9 else float("inf")
 
 
 def _text(data: Mapping[str, Any], key: str) -> str:

@@ -23,7 +23,7 @@ def details(result: Any, output: str, ok: bool) -> Details:
     exit_code: of a shell command · added, removed: lines that an edit changed · path, patch: the file, and a unified
     diff of it (`patch_cut`: how many lines were left out) · hits, unit ("match", "line", "file", "result"): of a search
     · lines: that were read · status: of a web page · tools, seconds, tokens: of a sub-agent · task, tasks: of the
-    checklist, each with id and, where told, subject and status.
+    checklist, each with id and, where told, subject and status (`known`: further ones, see TaskMemory).
     """
     if not isinstance(result, dict):
         failed = None if ok else _EXIT_CODE.match(output)
@@ -144,6 +144,42 @@ def _task_changed(result: Details, _: bool) -> Details:
 
 def _tasks(result: Details, _: bool) -> Details:
     return {"tasks": [_item(one) for one in result["tasks"][:_LIST]]}
+
+
+class TaskMemory:
+    """The checklist over several turns: a change tells no more than an id."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, Details] = {}
+        self._told = False  # in this turn
+
+    def complete(self, known: Details) -> None:
+        """Adds the subject of a task; in a turn's first change also the other tasks, as `known`."""
+        if "tasks" in known:
+            self._tasks = {str(task.get("id")): dict(task) for task in known["tasks"]}
+            self._told = True
+        elif task := known.get("task"):
+            others = [dict(other) for key, other in self._tasks.items() if key != task.get("id")]
+            self._change(task)
+            if others and not self._told:
+                known["known"] = others[-_LIST:]
+            self._told = True
+
+    def _change(self, task: Details) -> None:
+        key = str(task.get("id"))
+        if task.get("status") == "deleted":
+            self._tasks.pop(key, None)
+            return
+        kept = self._tasks.setdefault(key, {})
+        kept.update(task)
+        if subject := kept.get("subject"):
+            task["subject"] = subject
+
+    def turn_ended(self) -> None:
+        """A list that is done is not carried on."""
+        self._told = False
+        if all(task.get("status") == "completed" for task in self._tasks.values()):
+            self._tasks = {}
 
 
 def _item(task: Details) -> Details:

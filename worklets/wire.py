@@ -13,7 +13,7 @@ from typing import Any
 
 from config.logging import get_logger
 from worklets import failures
-from worklets.details import details
+from worklets.details import TaskMemory, details
 from worklets.events import (
     AgentEvent,
     AgentReady,
@@ -38,7 +38,7 @@ from worklets.usage import Spending, of_result
 
 log = get_logger(__name__)
 
-_OUTPUT = 4_000  # characters kept of a tool's output
+MOST_OUTPUT = 30_000  # characters kept of a tool's output: as many as the CLI gives to the model
 _SYNTHETIC = "<synthetic>"  # the model's name in a message that the CLI wrote itself
 _RESET = "The conversation begins anew: I have forgotten what was said before. The workspace stays as it is."
 _INTERRUPTED = ("aborted_streaming", "aborted_tools")
@@ -62,6 +62,7 @@ class Decoder:
         self._error_kind: str | None = None
         self._refused = False  # the API refused the credential in this turn
         self._warned = False
+        self._tasks = TaskMemory()
         self._by_type: dict[str, Callable[[Line], list[AgentEvent]]] = {
             "stream_event": self._stream_event,
             "assistant": self._assistant,
@@ -144,7 +145,10 @@ class Decoder:
     def _user(self, line: Line) -> list[AgentEvent]:
         content = line["message"].get("content")
         blocks = content if isinstance(content, list) else []
-        return [_tool_finished(block, line) for block in blocks if block.get("type") == "tool_result"]
+        finished = [_tool_finished(block, line) for block in blocks if block.get("type") == "tool_result"]
+        for event in finished:
+            self._tasks.complete(event.details)
+        return [*finished]
 
     def _system(self, line: Line) -> list[AgentEvent]:
         if line.get("subtype") == "init":
@@ -172,6 +176,7 @@ class Decoder:
     def _result(self, line: Line) -> list[AgentEvent]:
         kind, refused = self._error_kind, self._refused
         self._error_kind, self._refused = None, False
+        self._tasks.turn_ended()
         ended = TurnEnded(
             outcome="done",
             prompt_ids=tuple(map(str, line.get("user_message_uuids") or ())),
@@ -227,7 +232,7 @@ def _tool_finished(block: Line, line: Line) -> ToolFinished:
     if not ok and output.startswith(_STOPPED):
         return ToolFinished(block["tool_use_id"], ok, "", {"interrupted": True}, line.get("parent_tool_use_id"))
     known = details(line.get("tool_use_result"), output, ok)
-    return ToolFinished(block["tool_use_id"], ok, output[-_OUTPUT:], known, line.get("parent_tool_use_id"))
+    return ToolFinished(block["tool_use_id"], ok, output[-MOST_OUTPUT:], known, line.get("parent_tool_use_id"))
 
 
 def _plain(content: Any) -> str:
@@ -241,9 +246,7 @@ def _ended(ended: TurnEnded, outcome: Any, error: str | None) -> TurnEnded:
     return TurnEnded(outcome, ended.prompt_ids, ended.usage, ended.duration, error)
 
 
-def prompt_line(
-    prompt_id: str, text: str, context: Sequence[str] = (), pictures: Sequence[Picture] = ()
-) -> Line:
+def prompt_line(prompt_id: str, text: str, context: Sequence[str] = (), pictures: Sequence[Picture] = ()) -> Line:
     """A person's words, as they wrote them: no slash commands, and no `@file` that would read a file unasked.
 
     `context` is what Claude should know first, and `pictures` see, as blocks of the same message: the CLI would take a

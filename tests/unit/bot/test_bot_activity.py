@@ -252,6 +252,20 @@ def test_steps_of_an_earlier_turn_and_deleted_ones() -> None:
     assert lines(*CHECKLIST, *refused) == lines(*CHECKLIST)
 
 
+def test_a_list_of_an_earlier_turn_goes_on() -> None:
+    known = [
+        {"id": "1", "subject": "First", "status": "completed"},
+        {"id": "3", "subject": "Third", "status": "pending"},
+    ]
+    change = {"task": {"id": "2", "subject": "Second", "status": "in_progress"}, "known": [*known, "odd"]}
+    assert lines(ToolStarted("u", "TaskUpdate", {"taskId": "2"}), ToolFinished("u", True, "", change))[:-1] == [
+        "Plan: 1 of 3 done",
+        "☑ First",
+        "◐ Second",
+        "☐ Third",
+    ]
+
+
 def long_list(done: int, of: int) -> Checklist:
     checklist = Checklist()
     todos = [{"content": f"{'&<' * 60}{n}", "status": "completed" if n < done else "pending"} for n in range(of)]

@@ -124,7 +124,7 @@ def test_the_checklist() -> None:
     assert [f.details for f in of(ToolFinished, decoded("checklist"))] == [
         {"task": {"id": "1", "subject": "First"}},
         {"task": {"id": "2", "subject": "Second"}},
-        {"task": {"id": "1", "status": "completed"}},
+        {"task": {"id": "1", "subject": "First", "status": "completed"}},
         {},  # there is no such task
         {
             "tasks": [
@@ -133,6 +133,31 @@ def test_the_checklist() -> None:
             ]
         },
     ]
+
+
+def test_a_checklist_goes_on_in_the_next_turn() -> None:
+    decoder = Decoder()
+    text = (RECORDED / "checklist.jsonl").read_text(encoding="utf-8")
+    for line in text.splitlines():
+        decoder.feed(line)
+
+    def update(key: str, status: str) -> dict[str, Any]:
+        change = {"taskId": key, "success": True, "statusChange": {"from": "pending", "to": status}}
+        block = {"type": "tool_result", "tool_use_id": "t", "content": "Updated"}
+        line = {"type": "user", "message": {"content": [block]}, "tool_use_result": change}
+        (finished,) = decoder.feed(json.dumps(line))
+        assert isinstance(finished, ToolFinished)
+        return finished.details
+
+    second = {"id": "2", "subject": "Second"}
+    assert update("2", "in_progress") == {
+        "task": {**second, "status": "in_progress"},
+        "known": [{"id": "1", "subject": "First", "status": "completed"}],
+    }
+    assert update("2", "completed") == {"task": {**second, "status": "completed"}}, "the others are told once a turn"
+    decoder.feed(json.dumps({"type": "result", "subtype": "success"}))
+    assert update("1", "pending") == {"task": {"id": "1", "status": "pending"}}, "a list that is done is over"
+    assert update("1", "deleted") == {"task": {"id": "1", "status": "deleted"}}
 
 
 def test_a_sub_agent() -> None:
@@ -279,10 +304,10 @@ def test_a_sub_agents_tools_have_a_parent_and_its_text_is_not_ours() -> None:
 
 
 def test_only_the_end_of_a_long_output_is_kept() -> None:
-    result = {"content": [{"type": "tool_result", "tool_use_id": "t", "content": "a" * 5000 + "end"}]}
+    result = {"content": [{"type": "tool_result", "tool_use_id": "t", "content": "a" * 40_000 + "end"}]}
     (finished,) = feed({"type": "user", "message": result})
     assert isinstance(finished, ToolFinished)
-    assert len(finished.output) == 4000
+    assert len(finished.output) == 30_000
     assert finished.output.endswith("end")
 
 
