@@ -133,7 +133,9 @@ class Telling:
                     return
                 if self.announce(waiting.session, waiting.turn, waiting.ahead):
                     await self._replay(waiting)
-                elif outcome := outcome_of(waiting.turn):
+                    continue
+                await self._tell_asks(waiting.turn)
+                if outcome := outcome_of(waiting.turn):
                     self.tell(waiting.session, waiting.turn, Settled(outcome, waiting.turn.seconds))
             if session_id not in self._missed:
                 break
@@ -144,10 +146,14 @@ class Telling:
         if turn.started_at is not None:
             self.tell(session, turn, Started())
             await self._replay_events(session, turn)
-        for stored in await self._store.asks.of_turn(turn.id):  # what Flow itself asked; or an event that is to come
-            self.ask(stored.ask)
+        await self._tell_asks(turn)  # what Flow itself asked; or what has its event still to come
         if outcome := outcome_of(turn):
             self.tell(session, turn, Settled(outcome, turn.seconds))
+
+    async def _tell_asks(self, turn: Turn) -> None:
+        """What another process, or nobody yet, has told of them."""
+        for stored in await self._store.asks.of_turn(turn.id):
+            self.ask(stored.ask)
 
     async def _replay_events(self, session: Session, turn: Turn) -> None:
         """Only of a turn that had started when it was read: what it says from then on is told as it comes."""

@@ -384,8 +384,9 @@ async def test_who_waits_too_long_sleeps_and_is_woken_by_the_decision(heart: Hea
     await asleep(heart, asked)
     assert process.dead
     await heart.reaper.sweep()
-    assert not heart.sessions.is_live(asked.session.id), "nothing is to be done until somebody decides"
+    await until(lambda: not heart.sessions.is_live(asked.session.id), what="it to sleep on until somebody decides")
     assert heart.outcomes(asked.turn.id) == []
+    assert len(heart.host.opened) == 1
     await heart.sessions.decide(ask.id, YES, "U2")
     again = await heart.process(asked)
     assert again is not process

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from scripted import ScriptedHost
 from waiting import until
 
 import migrations
+from sessions.asks import Decision
 from sessions.db import open_database
 from sessions.errors import StoreUnavailable
 from sessions.holdings import Holdings
@@ -95,6 +96,27 @@ async def test_the_bell_spares_the_wait_for_the_next_sweep(dsn: str) -> None:
         process.answer("first")
         assert await one.settled(reply) == Done()
         assert two.told == []
+
+
+async def test_a_decision_reaches_the_holder_through_the_other_replica(dsn: str) -> None:
+    host, bells = ScriptedHost(), Bells()
+    async with replica(dsn, host, bells=bells) as one, replica(dsn, host, bells=bells) as two:
+        asked = await one.ask("HOLD")
+        process = await one.process(asked)
+        request = process.ask("Bash", {"command": "touch x"})
+        (ask,) = await until(lambda: two.sessions.asks(session_id=asked.session.id))
+        await two.sessions.decide(ask.id, Decision("allow"), "U2")
+        assert (await until(lambda: process.heard.get(request)))["behavior"] == "allow"
+        process.ask("Bash", {"command": "touch y"})
+        (ask,) = await until(lambda: two.sessions.asks(session_id=asked.session.id))
+        await one.sessions.park_waiting(datetime.now(UTC) + timedelta(hours=1))
+        await until(lambda: process.dead)
+        await two.sessions.decide(ask.id, Decision("deny"), "U2")
+        again = await one.process(asked)
+        again.answer("done")
+        assert await one.settled(asked) == Done()
+        kinds = one.kinds(asked.turn.id)
+        assert (kinds.count("AskOpened"), kinds.count("AskClosed"), two.told) == (2, 2, [])
 
 
 async def test_stop_and_now_reach_the_holder_through_the_other_replica(dsn: str) -> None:
