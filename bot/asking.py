@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bot.asksubject import Question, Subject, headline, questions, subject
-from bot.below import person
+from bot.askoutcome import listed, more, outcome
+from bot.asksubject import Option, Question, Subject, headline, questions, subject
 from bot.markdown import clean, clip, cut, render
 from bot.parts import Block, actions, button, context, fallback, section
-from sessions.asks import Ask, AskKind, AskState
+from bot.plaintext import clip_code, flat, plain_text, preformatted, short, units
+from sessions.asks import Ask, AskKind
 
 # Action ids of the buttons; the value of each is the ask's id, of a choice also its number.
 ALLOW_ONCE, ALLOW_SESSION, ALLOW_CHANNEL = "ask_allow_once", "ask_allow_session", "ask_allow_channel"
@@ -95,12 +96,7 @@ def _rules(ask: Ask) -> str:
     """What the two wider yeses would allow from then on."""
     if ask.kind is not AskKind.PERMISSION or not ask.suggestions:
         return ""
-    return f"“For this session” and “always” allow {_listed(ask.suggestions)} from then on."
-
-
-def _listed(rules: tuple[str, ...]) -> str:
-    shown = ", ".join(f"`{clip(_flat(rule).replace('`', chr(39)), 150)}`" for rule in rules[:3])
-    return shown + (f" and {len(rules) - 3} more" if len(rules) > 3 else "")
+    return f"“For this session” and “always” allow {listed(ask.suggestions)} from then on."
 
 
 def _permission_buttons(ask: Ask) -> list[Block]:
@@ -125,7 +121,7 @@ def _question(ask: Ask) -> list[Block]:
     asked = questions(ask)
     mark = MARKS[ask.kind]
     if len(asked) == 1:
-        return [section(f"{mark} *Claude asks:* {_asking(asked[0])}"), *_options(asked[0])]
+        return [section(f"{mark} *Claude asks:* {_asking(asked[0])}"), *_options(asked[0], boxes=asked[0].multiple)]
     blocks = [section(f"{mark} *Claude asks {len(asked)} questions*")]
     for number, question in enumerate(asked[:SHOWN_QUESTIONS], 1):
         blocks += [section(f"*{number}.* {_asking(question)}"), *_options(question)]
@@ -138,18 +134,23 @@ def _asking(question: Question) -> str:
     return clip(clean(question.text), _QUESTION_ROOM) or "…"
 
 
-def _options(question: Question) -> list[Block]:
-    """What the labels mean; nothing where they say it all themselves."""
-    if not question.options:
+def _options(question: Question, *, boxes: bool = False) -> list[Block]:
+    """What can be answered. Nothing where that is all said by the `boxes` below."""
+    if not question.options or (boxes and not any(map(_is_long, question.options))):
         return []
     lines, previews = [], []
     for option in question.options[:CHOICES]:
-        detail = f" – {clip(_flat(option.description), _DETAIL_ROOM)}" if option.description else ""
-        lines.append(f"• *{clip(_flat(option.label), _LABEL).replace('*', '∗')}*{detail}")
+        detail = f" – {clip(flat(option.description), _DETAIL_ROOM)}" if option.description else ""
+        lines.append(f"• *{clip(flat(option.label), _LABEL).replace('*', '∗')}*{detail}")
         if option.preview:
             shown = clip_code(option.preview, _PREVIEW_ROOM)
-            previews += [context(f"{clip(_flat(option.label), _LABEL)}:"), preformatted(shown)] if shown.strip() else []
+            previews += [context(f"{clip(flat(option.label), _LABEL)}:"), preformatted(shown)] if shown.strip() else []
     return [section("\n".join(lines)), *previews[:8]]
+
+
+def _is_long(option: Option) -> bool:
+    """There is more to it than a check box can say."""
+    return bool(option.preview.strip()) or max(units(flat(option.label)), units(flat(option.description))) > _LABEL
 
 
 def _question_buttons(ask: Ask) -> list[Block]:
@@ -233,112 +234,7 @@ def _budget(ask: Ask) -> list[Block]:
 
 
 def _budget_buttons(ask: Ask) -> list[Block]:
-    return [actions(button(MORE, f"Continue{_more(ask)}", ask.id, "primary"), button(ENOUGH, "Stop", ask.id))]
-
-
-def _more(ask: Ask) -> str:
-    more = ask.input.get("more")
-    if isinstance(more, int | float) and not isinstance(more, bool):
-        return f" with ${more:.2f} more".replace(".00 ", " ") if abs(more) < 1e9 else ""
-    return f" with {short(str(more), 40)} more" if more else ""
-
-
-# ---- how it ended ------------------------------------------------------------------------------------------------
-
-
-def outcome(ask: Ask) -> str:
-    """mrkdwn: who decided what; withdrawn and expired say so."""
-    match ask.state:
-        case AskState.OPEN:
-            return "Nobody has answered yet."
-        case AskState.WITHDRAWN:
-            return "■ Withdrawn: Claude does not wait for an answer any more."
-        case AskState.EXPIRED:
-            return "⌛ Expired: nobody answered in time."
-    who = person(ask.decided_by) if ask.decided_by else "Somebody"
-    return _OUTCOMES[ask.kind](ask, who)
-
-
-def _said(ask: Ask) -> str:
-    message = _flat(ask.decision.message) if ask.decision else ""
-    return f": {clip(message, _NOTE_ROOM)}" if message else "."
-
-
-def _permission_outcome(ask: Ask, who: str) -> str:
-    if ask.state is AskState.DENIED:
-        return f"✗ {who} denied it{_said(ask)}"
-    match ask.decision.scope if ask.decision else "once":
-        case "session":
-            return f"✓ {who} allowed it for this session: {_listed(ask.suggestions) or 'the tool'}."
-        case "channel":
-            return f"✓ {who} allowed it for this channel from now on: {_listed(ask.suggestions) or 'the tool'}."
-    return f"✓ {who} allowed it once."
-
-
-def _question_outcome(ask: Ask, who: str) -> str:
-    if ask.state is AskState.DENIED:
-        return f"✗ {who} did not answer{_said(ask)}"
-    answers = list((ask.decision.answers if ask.decision else {}).items())
-    if len(answers) == 1:
-        return f"✓ {who} answered: {clip(_flat(answers[0][1]), _NOTE_ROOM)}"
-    lines = [f"• {clip(_flat(asked), 120)} {clip(_flat(answer), 250)}" for asked, answer in answers[:SHOWN_QUESTIONS]]
-    return "\n".join([f"✓ {who} answered:", *lines])
-
-
-def _plan_outcome(ask: Ask, who: str) -> str:
-    if ask.state is AskState.DENIED:
-        return f"↻ {who} wants Claude to keep planning{_said(ask)}"
-    edits = ask.decision is not None and ask.decision.mode == "acceptEdits"
-    return f"✓ {who} approved the plan{', and edits need no further yes' if edits else ''}."
-
-
-def _budget_outcome(ask: Ask, who: str) -> str:
-    return f"■ {who} stopped here." if ask.state is AskState.DENIED else f"✓ {who} lets it continue{_more(ask)}."
-
-
-# ---- pieces ------------------------------------------------------------------------------------------------------
-
-
-def preformatted(text: str) -> Block:
-    """Rich text: Slack looks for no tokens and no entities in it (docs.slack.dev, rich text block)."""
-    return {
-        "type": "rich_text",
-        "elements": [{"type": "rich_text_preformatted", "elements": [{"type": "text", "text": clean(text)}]}],
-    }
-
-
-def plain_text(text: str, limit: int) -> Block:
-    return {"type": "plain_text", "text": short(text, limit), "emoji": False}
-
-
-def short(text: str, limit: int) -> str:
-    """One line of at most `limit` UTF-16 units, never empty; for places where Slack decodes nothing."""
-    flat = _flat(text)
-    if _units(flat) <= limit:
-        return flat or "…"
-    end = min(len(flat), limit - 1)
-    while _units(flat[:end]) > limit - 1:
-        end -= 1
-    return flat[:end] + "…"
-
-
-def clip_code(text: str, limit: int) -> str:
-    """The beginning of a text that takes at most `limit` UTF-16 units, if it can at the end of a line."""
-    if _units(text) <= limit:
-        return text
-    end = min(len(text), limit)
-    while _units(text[:end]) > limit:
-        end -= max(1, (_units(text[:end]) - limit) // 2)
-    line = text.rfind("\n", end - 500 if end > 500 else 0, end)
-    return text[: line + 1] if line > 0 else text[:end]
-
-
-def _units(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-16-le", "surrogatepass")) // 2
-
-
-def _flat(text: str) -> str:
-    return " ".join(clean(text).split())
+    return [actions(button(MORE, f"Continue{more(ask)}", ask.id, "primary"), button(ENOUGH, "Stop", ask.id))]
 
 
 _CONTENTS: dict[AskKind, Callable[[Ask], list[Block]]] = {
@@ -351,10 +247,4 @@ _BUTTONS: dict[AskKind, Callable[[Ask], list[Block]]] = {
     AskKind.QUESTION: _question_buttons,
     AskKind.PLAN: _plan_buttons,
     AskKind.BUDGET: _budget_buttons,
-}
-_OUTCOMES: dict[AskKind, Callable[[Ask, str], str]] = {
-    AskKind.PERMISSION: _permission_outcome,
-    AskKind.QUESTION: _question_outcome,
-    AskKind.PLAN: _plan_outcome,
-    AskKind.BUDGET: _budget_outcome,
 }

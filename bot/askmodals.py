@@ -9,10 +9,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from bot.asking import PICK, clip_code, options_of, plain_text, preformatted
+from bot.asking import PICK, options_of
 from bot.asksubject import Question, questions, subject
 from bot.markdown import clean
 from bot.parts import Block, context
+from bot.plaintext import clip_code, plain_text, preformatted
 from sessions.asks import Ask, Decision
 
 #: Callback ids.

@@ -25,7 +25,6 @@ from bot.asking import (
     PICK,
     SHOW_ALL,
     SUBMIT,
-    outcome,
 )
 from bot.askmodals import (
     ANSWERS,
@@ -41,6 +40,7 @@ from bot.askmodals import (
     typed_decision,
     why_modal,
 )
+from bot.askoutcome import outcome
 from bot.door import Ack, Door, Respond
 from bot.errors import sentence_for
 from bot.modals import open_modal

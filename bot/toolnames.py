@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-_HOME = ("/work/workspace/", "/workspace/", "/work/home/", "/home/agent/", "/home/user/")
+_HOME = re.compile(r"(?:/\S*/worklets/\w+)?/(?:work/(?:workspace|home)|workspace|home/(?:agent|user))/")
 FILE_CHANGES = ("Write", "Edit", "MultiEdit", "NotebookEdit")
 CHECKLIST = ("TaskCreate", "TaskUpdate", "TaskList", "TaskGet", "TodoWrite")
 
@@ -35,9 +36,8 @@ def _file(verb: str, *keys: str) -> _Says:
 
 def short_path(path: str) -> str:
     """Without the worklet's own directories before it."""
-    for home in _HOME:
-        path = path.removeprefix(home)
-    return path
+    home = _HOME.match(path)
+    return path[home.end() :] if home else path
 
 
 def _todos(arguments: Arguments) -> tuple[str, str]:
@@ -62,6 +62,7 @@ _SAYS: dict[str, _Says] = {
     "ExitPlanMode": lambda _: ("Show the plan", ""),
     "Bash": _on("Bash", "command", "description"),
     "BashOutput": _on("Output of", "bash_id", "shell_id"),
+    "mcp__flow__send_file": _file("Send", "path"),
     "KillShell": _on("Kill", "shell_id"),
     "Read": _file("Read", "file_path"),
     "Write": _file("Write", "file_path"),

@@ -45,7 +45,7 @@ export function sign(name) {
 const EMOJI = {
   "+1": "👍", thumbsup: "👍", "-1": "👎", eyes: "👀", white_check_mark: "✅", heavy_check_mark: "✔️", x: "❌",
   warning: "⚠️", hourglass: "⌛", hourglass_flowing_sand: "⏳", rocket: "🚀", tada: "🎉", heart: "❤️", wave: "👋",
-  fire: "🔥", bulb: "💡", zzz: "💤", octagonal_sign: "🛑", stop_button: "⏹️", thinking_face: "🤔", robot_face: "🤖",
+  fire: "🔥", bulb: "💡", zzz: "💤", octagonal_sign: "🛑", raised_hand: "✋", stop_button: "⏹️", thinking_face: "🤔", robot_face: "🤖",
   gear: "⚙️", wrench: "🔧", memo: "📝", mag: "🔍", page_facing_up: "📄", file_folder: "📁", computer: "💻",
   sparkles: "✨", clock1: "🕐", lock: "🔒", key: "🔑", bug: "🐛", package: "📦", whale: "🐳", zap: "⚡",
   speech_balloon: "💬", information_source: "ℹ️", question: "❓", exclamation: "❗", green_circle: "🟢",

@@ -13,8 +13,9 @@ from bot_asks import CACHE, NOW, PARTS, bash, budget, closed, make_ask, plan, qu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bot.asking import ask_messages, plan_pages, short
+from bot.asking import ask_messages, plan_pages
 from bot.parts import Part, plain, sectioned, shortened
+from bot.plaintext import short
 from bot.renderer import TurnView
 from sessions.asks import Ask, AskId, AskKind, AskState
 from sessions.events import AskClosed, AskOpened, Queued, Settled, Started
@@ -93,11 +94,18 @@ def test_a_question() -> None:
 
 
 def test_a_question_with_several_answers_has_check_boxes() -> None:
-    *_, picking, buttons = blocks(question(PARTS))
+    said, picking, buttons = blocks(question(PARTS))
+    assert said["text"]["text"] == "❓ *Claude asks:* Which parts?"
     (boxes,) = picking["elements"]
     assert (boxes["type"], [o["value"] for o in boxes["options"]]) == ("checkboxes", ["0", "1"])
     assert boxes["options"][0]["description"]["text"] == "fast, one more server"
     assert [e["action_id"] for e in buttons["elements"]] == ["ask_submit", "ask_own_words"]
+
+
+def test_what_a_check_box_cannot_say_stands_above_it() -> None:
+    option = {"label": "Redis", "description": "fast " * 20}
+    assert "fast fast" in says(question({**PARTS, "options": [option]}))
+    assert "RESP" in says(question({**PARTS, "options": [{"label": "Redis", "preview": "RESP"}]}))
 
 
 def test_several_questions_are_answered_in_a_form() -> None:
@@ -135,6 +143,7 @@ def test_a_budget(more: Any, label: str) -> None:
             ["-1\n+2\n-1\n+2"],
         ),
         (make_ask("mcp__github__merge", {"number": 7}), ["use `github: merge`", '"number": 7']),
+        (make_ask("Write", {"file_path": "/srv/worklets/s1b4/work/workspace/a.py", "content": ""}), ["write `a.py`"]),
         (make_ask("WebFetch", {"url": "https://x.example"}), ["use `WebFetch`", "https://x.example"]),
     ],
 )
