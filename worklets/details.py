@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 PATCH = 16_000  # characters kept of a patch
-_PATCH_LINE, _TEXT, _LIST = 600, 300, 100
+_PATCH_LINE, _TEXT, _LIST, _MEMORY = 600, 300, 100, 500
 _EXIT_CODE = re.compile(r"(?:Error: )?Exit code (\d+)")
 
 Details = dict[str, Any]
@@ -171,6 +171,8 @@ class TaskMemory:
             self._tasks.pop(key, None)
             return
         kept = self._tasks.setdefault(key, {})
+        if len(self._tasks) > _MEMORY:
+            del self._tasks[next(iter(self._tasks))]
         kept.update(task)
         if subject := kept.get("subject"):
             task["subject"] = subject
