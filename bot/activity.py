@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from bot.checklist import Checklist
 from bot.markdown import clip
-from bot.toollines import ToolLine, thought_line, tool_line
+from bot.toollines import FULL, ToolLine, thought_line, tool_line
 from bot.toolnames import CHECKLIST
 from sessions.options import Level
 from sessions.types import TurnId
@@ -86,7 +86,8 @@ class Activity:
             return None
         agent = self._agents.get(event.tool_id)
         line.finish(event, agent.tools if agent is not None and agent.line is line else 0)
-        if line.label and self._turn_id is not None and event.details.get("patch"):
+        wanted = line.cut if line.action == FULL else event.details.get("patch")
+        if line.label and self._turn_id is not None and wanted:
             line.diff = f"{self._turn_id} {event.tool_id}"
         return line
 

@@ -62,7 +62,7 @@ def build_app(door: Door) -> AsyncApp:
         url_verification_enabled=False,
     )
     door.guard.register(app)
-    pressed = (stopping, agentview, waiting, asks, cuts, controls, diffs, shortcut)
+    pressed = (stopping, agentview, waiting, asks, cuts, controls, diffs, snippets, shortcut)
     for feature in (messages, commands, *pressed, home, actions, catchup):
         feature.register(app, door)
     _register_rest(app)

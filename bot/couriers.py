@@ -29,7 +29,7 @@ from sessions.errors import SessionNotFound, StoreUnavailable
 from sessions.events import LifeEvent, Released, Settled
 from sessions.manager import Sessions
 from sessions.store import utcnow
-from sessions.types import Session, SessionId, Turn, TurnId
+from sessions.types import Session, SessionId, ThreadId, Turn, TurnId
 from worklets.events import AgentEvent, ToolFinished, ToolStarted
 from worklets.files import SEND_FILE, HandedOver, Outgoing
 
@@ -54,7 +54,8 @@ class _Call:
 class Couriers:
     """An async context manager that owns the tasks of all carrying; `observe` is an Observer.
 
-    `outgoing(worklet)` is where that worklet hands over. `limit` in bytes of one file.
+    `outgoing(worklet)` is where that worklet hands over. `limit` in bytes of one file. `shown` is told of a thread that
+    has a file now, before Claude goes on.
     """
 
     def __init__(
@@ -65,11 +66,12 @@ class Couriers:
         outgoing: Callable[[str], Outgoing],
         *,
         limit: int,
+        shown: Callable[[ThreadId], None] = lambda _: None,
         pauses: Sequence[float] = _PAUSES,
         sweep: float = _SWEEP,
     ) -> None:
         self._sessions, self._client, self._store, self._outgoing = sessions, client, store, outgoing
-        self._limit, self._pauses, self._sweep = limit, pauses, sweep
+        self._limit, self._shown, self._pauses, self._sweep = limit, shown, pauses, sweep
         self._calls: dict[TurnId, dict[str, _Call]] = {}
         self._busy: set[tuple[TurnId, str]] = set()  # files that are being carried
         self._tasks = Tasks("files")
@@ -163,6 +165,7 @@ class Couriers:
             async with self._claimed_meanwhile(sent):
                 await self._show(session, sent)
             await self._store.settle(sent, None)
+            self._shown(session.thread)
             log.info("a file is in the thread", name=sent.name)
         await self._reply(session, call, sent.error)
         return True

@@ -17,6 +17,7 @@ from sessions.options import Level
 from worklets.events import ToolFinished, ToolStarted
 
 DIFF = "diff"  # action id; a second button of the same row is "diff_1" and so on
+FULL = "full_output"  # the same
 DIFFS = 5  # buttons in a row
 
 _ARGUMENT, _DETAIL, _NAME, _REASON, _THOUGHT = 170, 80, 40, 400, 300
@@ -36,7 +37,8 @@ class ToolLine:
     """A tool use, running until `finish` or `abandon`.
 
     `room`: units that the line takes at most, however it ends; less once it has ended. `given`: what the layout keeps
-    for it. `diff`: the value of the button that shows what it changed.
+    for it. `diff`: the value of the button that shows what it changed, or (`action` FULL)
+    all of what it printed.
     """
 
     tool_id: str
@@ -48,8 +50,10 @@ class ToolLine:
     lines: int = 0  # of output at most
     width: int = 0
     succeeds_silently: bool = False  # output that is longer than `lines` is shown of a failure only
-    label: str = ""  # of the button, for a tool that changes a file
+    label: str = ""  # of the button, for a tool that changes a file, or whose whole output can be had
+    action: str = DIFF
     diff: str = ""
+    cut: bool = False  # more was printed than is shown
     agent: bool = False
     given: int = 0
 
@@ -81,6 +85,7 @@ class ToolLine:
         output = lines_of(event.output)
         if event.ok and self.succeeds_silently and len(output) > self.lines:
             output = []
+        self.cut = len(output) > self.lines or any(len(line) > self.width for line in output)
         self.output = code_block(output, self.lines, self.width)
         detail = _agent_ending(event.details, tools) if self.agent and event.ok else ""
         detail = detail or _ending(event, quiet=bool(self.output))
@@ -102,6 +107,8 @@ def tool_line(event: ToolStarted, level: Level = Level.NORMAL) -> ToolLine:
     if not line.nested and event.name not in _SILENT and (level is Level.VERBOSE or event.name in _ALWAYS):
         line.lines, line.width = _TAILS[level]
         line.succeeds_silently = level is not Level.VERBOSE
+        if level is Level.VERBOSE:
+            line.label, line.action = "Full output", FULL
     return line
 
 
@@ -124,6 +131,8 @@ def lines_blocks(lines: Sequence[ToolLine]) -> list[Block]:
 
 
 def _diff_button(number: int, line: ToolLine) -> Block:
+    if line.action == FULL:
+        return button(f"{FULL}_{number}" if number else FULL, line.label, line.diff)
     name = clean(line.label)
     label = "Diff" if not name else f"Diff {name if len(name) <= 30 else name[:29] + '…'}"
     return button(f"{DIFF}_{number}" if number else DIFF, label, line.diff)

@@ -75,7 +75,7 @@ class ToolStarted:
 
 @dataclass(frozen=True, slots=True)
 class ToolFinished:
-    """A tool call ended. `output` holds at most the last 4,000 characters of what it printed."""
+    """A tool call ended. `output` holds at most the last 30,000 characters of what it printed."""
 
     tool_id: str
     ok: bool

@@ -14,7 +14,7 @@ from simulator.state import Channel, Record
 
 ROOT = -1  # the part that opens the thread of a slash command
 _TOOL = re.compile(r"^\s*([▸✓✗■]) (?!Stopped|Taken back|Cut off)")
-_DIFF = re.compile(r"diff(_\d)?")
+_DIFF = re.compile(r"(diff|full_output)(_\d)?")
 _OUTPUT = re.compile(r"\n```\n.*?\n```", re.DOTALL)  # of a tool, below its line
 _ASK = re.compile("[🔐❓📋💰] ")  # how the headline of what Claude asks begins
 _ENDED = {

@@ -15,6 +15,7 @@ from unit.sessions.scripted import Process, ScriptedHost
 from waiting import until
 
 from bot.filestore import files
+from bot.snippets import snippet
 from simulator.slack import SlackSimulator
 from worklets.events import Text, ToolFinished, ToolStarted
 from worklets.files import SEND_FILE
@@ -188,6 +189,8 @@ async def test_a_sent_file_appears_in_the_thread_once(flow: Flow, path: Path) ->
     process.end()
     await flow.shows("#general", ts, "There it is.", "tokens in")
     assert len(pictures(flow.slack, ts)) == 1
+    shown = [text for text in flow.thread("#general", ts)[1:] if "Drawing" in text or "Look" in text or "There" in text]
+    assert ["Drawing" in shown[0], "Look" in shown[1], "There it is." in shown[2]] == [True] * 3
 
 
 async def test_several_files_and_a_tool_that_refused(flow: Flow, path: Path) -> None:
@@ -203,11 +206,16 @@ async def test_several_files_and_a_tool_that_refused(flow: Flow, path: Path) -> 
     assert [file["name"] for file in pictures(flow.slack, ts)] == ["1.png", "2.png"]
 
 
-@pytest.mark.parametrize("method", ["files.getUploadURLExternal", "upload", "files.completeUploadExternal"])
-@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(
+    ("method", "after"),
+    [
+        ("files.getUploadURLExternal", True),
+        ("upload", False),
+        ("files.completeUploadExternal", False),
+        ("files.completeUploadExternal", True),
+    ],
+)
 async def test_trouble_with_slack_shows_it_once_all_the_same(flow: Flow, path: Path, method: str, after: bool) -> None:
-    if after and method == "upload":
-        pytest.skip("the simulator breaks an upload before it takes effect")
     flow.slack.faults.reset(method, after=after)
     flow.slack.faults.fail(method, status=503, after=after)
     ts, process = await at_work(flow)
@@ -300,3 +308,26 @@ async def test_a_file_that_was_left_behind_is_found_by_the_sweep(start: Start, p
             await connection.execute(sa.update(files).values(until=None))
         assert await until(lambda: reply_in(place), 15) == {"error": None}
         assert len(pictures(flow.slack, ts)) == 1
+
+
+# ---- long outputs ------------------------------------------------------------------------------------------------
+
+
+async def test_the_whole_output_of_a_tool_as_a_snippet(flow: Flow) -> None:
+    await flow.sessions.options.set("workspace", "", "level", "verbose", "U1")
+    ts, process = await at_work(flow)
+    output = "\n".join(f"line {n}" for n in range(200))
+    process.say(ToolStarted("b1", "Bash", {"command": "seq 200"}), ToolFinished("b1", ok=True, output=output))
+    process.end()
+    await flow.shows("#general", ts, "Full output", "tokens in")
+    message = next(m for m in flow.slack.messages("#general", ts) if "Full output" in flow.slack.visible_text(m))
+    await flow.slack.click("jonas", message, "full_output")
+    (file,) = await until(lambda: pictures(flow.slack, ts))
+    assert (file["name"], file["title"], file["mimetype"]) == ("output.txt", "Bash seq 200", "text/plain")
+    assert flow.slack.workspace.files[file["id"]].content == (output + "\n").encode()
+
+
+def test_a_snippet_says_when_its_beginning_is_missing() -> None:
+    assert snippet("a\nb") == "a\nb\n"
+    cut = snippet("x" * 29_998 + "\ny")
+    assert cut == "[… what came before was not kept]\ny\n"

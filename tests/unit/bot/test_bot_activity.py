@@ -352,3 +352,23 @@ def test_a_block_of_output_keeps_within_its_room(output: str, most: int, width: 
     block = code_block(lines_of(output), most, width)
     assert size(block) <= room(most, width)
     assert block.count("\n") <= most + 4
+
+
+# ---- the whole output --------------------------------------------------------------------------------------------
+
+
+def full_output_buttons(output: str, level: Level = Level.VERBOSE) -> list[dict[str, Any]]:
+    made = view(ToolStarted("b1", "Bash", {"command": "make"}), ToolFinished("b1", True, output), level=level)
+    (part,) = made.parts()
+    valid([part])
+    elements = [element for block in part.blocks if block["type"] == "actions" for element in block["elements"]]
+    return [element for element in elements if element["action_id"].startswith("full_output")]
+
+
+def test_what_is_not_shown_of_an_output_can_be_had_at_the_level_that_shows_everything() -> None:
+    long = "\n".join(f"line {n}" for n in range(40))
+    (button,) = full_output_buttons(long)
+    assert (button["text"]["text"], button["value"]) == ("Full output", "t1 b1")
+    assert full_output_buttons("x" * 500)  # a line that is clipped
+    assert full_output_buttons("short\nand whole") == []
+    assert full_output_buttons(long, Level.NORMAL) == []
