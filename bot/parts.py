@@ -20,7 +20,7 @@ ROOT = -1  # index of the message that opens a thread
 FILE = -2  # of the file that holds the whole of a long answer
 _MOST_SECTIONS = 40
 _NO_WORDS = re.compile(r"\s*(?:(?:`{3,}|~{3,}).*|[\s|:=*_-]*)")  # a fence, a rule, the dashes of a table
-_LEADING = re.compile(r"\s*(?:#{1,6}|[-*+>])\s+")
+_LEADING = re.compile(r"^\s*(?:#{1,6}|[-*+>])\s+")
 _LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
 _MARKS = str.maketrans({"*": "", "`": "", "\u200b": "", "|": " "})
 

@@ -71,6 +71,7 @@ def test_plain_text_that_grows_shows_what_came_last() -> None:
     ("text", "said"),
     [
         ("# Hello *world*\n\nSee [the docs](https://example.com).", "Hello world See the docs."),
+        ("a -> b *and* c", "a -&gt; b and c"),
         ("| a | b |\n|---|---|\n| 1 | 2 |", "a b 1 2"),
         ("```python\nx_y = 1\n```\n\n---\n\n- **one**\n> two", "x_y = 1 one two"),
     ],
