@@ -66,9 +66,16 @@ class LiveSession:
         return True
 
     def park(self) -> None:
-        """Its process may sleep if it waits for nothing but people."""
+        """Its process may sleep if nothing but people is waited for."""
         if self._run is not None:
-            self._run.park()
+            self._run.park(at_once=False)
+
+    def give_way(self) -> None:
+        """Another session wants its place. It may have got something to do by now."""
+        if self._run is not None:
+            self._run.park(at_once=True)
+        else:
+            self.sleep()
 
     def configured(self, session: Session) -> None:
         """Its model or mode has been set in the table."""

@@ -457,7 +457,7 @@ class Sessions(Asking, Steering):
 
     def _evict(self, session_id: SessionId) -> None:
         if live := self._live.get(session_id):
-            live.sleep()
+            live.give_way()
 
     def _lost(self, session_id: SessionId) -> None:
         """The lease is another's: nothing more is done in its name. Releasing is told at the end of the task."""

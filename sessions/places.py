@@ -1,6 +1,7 @@
 """Places: at most `limit` sessions have a worklet at the same time. No I/O; one loop.
 
-Who is idle gives way to who waits: the longest idle first. If all work, waiting is in order of arrival.
+Who is idle, or waits for people, gives way to who waits for a place: the longest idle first. If all work, waiting is in
+order of arrival.
 """
 
 from __future__ import annotations
@@ -58,10 +59,15 @@ class Places:
             self._idle[session_id] = None
 
     def idle(self, session_id: SessionId) -> None:
-        """The session has nothing to do."""
+        """The session has nothing to do, or nothing before people have decided."""
         self._working.discard(session_id)
         self._idle[session_id] = None
         self._settle()
+
+    def works(self, session_id: SessionId) -> None:
+        """It has something to do again, if it has kept its place."""
+        if session_id in self._idle:
+            self._works(session_id)
 
     def free(self, session_id: SessionId) -> None:
         """The session has no worklet any more, or no longer waits for one. Idempotent."""

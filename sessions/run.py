@@ -57,7 +57,7 @@ class TurnRun:
         self._asks = TurnAsks(shared, link, turn)
         self._purse = Purse(shared, link, turn)
         self._over: Failed | None = None  # it went beyond a limit, and was stopped for that
-        self._park = False
+        self._park = ""
         self._opening = False
         self._sent = False  # the agent may be working on the prompt
         self._taken = False  # this process has begun with it
@@ -76,10 +76,11 @@ class TurnRun:
             self._stopped.set()
             self._link.inbox.ring()
 
-    def park(self) -> None:
-        """Put the process to sleep if nothing but people is waited for."""
-        self._park = True
-        self._link.inbox.ring()
+    def park(self, *, at_once: bool) -> None:
+        """Put the process to sleep if nothing but people is waited for; `at_once`: which a sub-agent may hide."""
+        if self._asks.waits:
+            self._park = "at once" if at_once else "in time"
+            self._link.inbox.ring()
 
     async def run(self) -> Outcome:
         """Raises Settled, Parked, LeaseLost, and what nobody expects."""
@@ -303,9 +304,11 @@ class TurnRun:
     async def _look_at_asks(self) -> None:
         """The bell rang while people are waited for."""
         await self._asks.give()
-        park, self._park = self._park, False
-        if park and self._asks.waits and await self._asks.park(await self._link.entries(self.turn.id)):
-            raise Parked
+        park, self._park = self._park, ""
+        if park and self._asks.waits:
+            entries = await self._link.entries(self.turn.id)
+            if await self._asks.park(entries, at_once=park == "at once"):
+                raise Parked
 
     # -- following ---------------------------------------------------------
 

@@ -125,6 +125,8 @@ class TurnAsks:
             await self._answer(one)
             self._handed.add(one.request_id)
         self.waits = any(one.ask.is_open for one in mine)
+        places = self._shared.places
+        (places.idle if self.waits else places.works)(self._turn.session_id)
 
     async def _answer(self, one: StoredAsk) -> None:
         agent, ask, decision = self._link.agent, one.ask, one.ask.decision
@@ -145,13 +147,17 @@ class TurnAsks:
 
     # -- the end of a process ---------------------------------------------------------
 
-    async def park(self, entries: Sequence[Entry]) -> bool:
-        """Nothing but people is waited for, and the table says so: the process may be put to sleep."""
+    async def park(self, entries: Sequence[Entry], *, at_once: bool) -> bool:
+        """Nothing but people is waited for, and the table says so: the process may be put to sleep.
+
+        `at_once`: a sub-agent that runs may be about to say something.
+        """
         found = await self.look()
         waiting = {one.ask.tool_id for one in found if one.ask.is_open}
         finished = {entry.event.tool_id for entry in entries if isinstance(entry.event, ToolFinished)}
         tools = [entry.event for entry in entries if isinstance(entry.event, ToolStarted)]
-        if any(tool.name not in _PARENTS and tool.tool_id not in finished | waiting for tool in tools):
+        waited = {tool.tool_id for tool in tools if tool.name in _PARENTS and not at_once} | finished | waiting
+        if any(tool.tool_id not in waited for tool in tools):
             return False
         lease = self._link.lease
         return bool(waiting) and await self._shared.stored(lambda: self._store.park(lease, self._turn.id))

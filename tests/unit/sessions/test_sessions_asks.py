@@ -445,6 +445,44 @@ async def test_an_approved_plan_is_carried_out_by_who_is_woken(heart: Heart) -> 
     assert await heart.settled(asked) == Done()
 
 
+async def test_who_waits_for_people_gives_way_to_who_waits_for_a_place(start: Any, host: ScriptedHost) -> None:
+    async with start(max_sessions=1) as heart:
+        asked, process, _, ask = await asking(heart)
+        other = await heart.ask("two", "1700000009.000000")
+        assert await heart.settled(other) == Done()
+        assert process.dead
+        await heart.sessions.decide(ask.id, YES, "U2")
+        again = await heart.process(asked)
+        again.answer("done")
+        assert await heart.settled(asked) == Done()
+
+
+async def test_who_has_got_the_answer_keeps_the_place(start: Any, host: ScriptedHost) -> None:
+    async with start(max_sessions=1) as heart:
+        asked, process, request, ask = await asking(heart)
+        await heart.sessions.decide(ask.id, YES, "U2")
+        await heard(process, request)
+        other = await heart.ask("two", "1700000009.000000")
+        await until(lambda: "WaitingForPlace" in heart.kinds(other.turn.id))
+        assert not process.dead
+        process.answer("done")
+        assert await heart.settled(asked) == await heart.settled(other) == Done()
+
+
+async def test_a_sub_agent_that_asks_does_not_give_way_at_once(start: Any, host: ScriptedHost) -> None:
+    async with start(max_sessions=1) as heart:
+        asked = await heart.ask("HOLD")
+        process = await heart.process(asked)
+        process.say(ToolStarted("agent", "Agent", {}))
+        process.ask("Bash", BASH)
+        await opened(heart, asked)
+        other = await heart.ask("two", "1700000009.000000")
+        await until(lambda: heart.kinds(other.turn.id) == ["Queued"] and heart.sessions.is_live(other.session.id))
+        assert not process.dead
+        await asleep(heart, asked)
+        assert await heart.settled(other) == Done()
+
+
 async def test_who_works_beside_is_not_put_to_sleep(heart: Heart) -> None:
     asked, process, request, ask = await asking(heart)
     process.say(ToolStarted("t9", "Bash", {"command": "make"}, "agent"))
