@@ -37,7 +37,7 @@ function inline(text, names) {
 
 export function mrkdwn(text, names) {
   const root = el("div", { class: "text mrkdwn" });
-  for (const [index, part] of text.split(/```\n?([\s\S]*?)```\n?/).entries()) {
+  for (const [index, part] of text.split(/\n?```\n?([\s\S]*?)\n?```\n?/).entries()) {
     if (index % 2) root.append(el("pre", {}, el("code", {}, unescape(part.replace(/\n$/, "")))));
     else root.append(...lines(part, names));
   }

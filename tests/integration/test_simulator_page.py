@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -327,3 +328,110 @@ async def test_check_boxes_and_radio_buttons(slack: SlackSimulator, page: Page) 
     await page.get_by_test_id("modal-submit").click()
     await expect(modal).to_be_hidden()
     await expect(page.get_by_text("Chose 2")).to_be_visible()
+
+
+def plain(text: str) -> dict[str, Any]:
+    return {"type": "plain_text", "text": text}
+
+
+def rich(*elements: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "rich_text", "elements": list(elements)}
+
+
+def words(text: str, **style: bool) -> dict[str, Any]:
+    return {"type": "text", "text": text, **({"style": style} if style else {})}
+
+
+ALL_BLOCKS: list[dict[str, Any]] = [
+    {
+        "type": "plan",
+        "title": "Plan: 1 of 3",
+        "tasks": [
+            {"type": "task_card", "task_id": str(n), "title": f"Step {n}", "status": state}
+            for n, state in enumerate(("complete", "in_progress", "error"))
+        ],
+    },
+    {
+        "type": "task_card",
+        "task_id": "alone",
+        "title": "Look around",
+        "status": "pending",
+        "details": rich({"type": "rich_text_section", "elements": [words("3 tools")]}),
+    },
+    rich(
+        {
+            "type": "rich_text_section",
+            "elements": [words("struck", strike=True), words(" and "), words("code", code=True)],
+        },
+        {"type": "rich_text_preformatted", "elements": [words("<b>make</b>\n  all")]},
+        {
+            "type": "rich_text_list",
+            "style": "bullet",
+            "elements": [{"type": "rich_text_section", "elements": [words("☑ done")]}],
+        },
+        {"type": "rich_text_quote", "elements": [words("said")]},
+    ),
+    {
+        "type": "table",
+        "rows": [
+            [{"type": "raw_text", "text": "a"}, {"type": "raw_text", "text": "b"}],
+            [{"type": "raw_text", "text": "1"}, {"type": "raw_text", "text": "2"}],
+        ],
+    },
+    {"type": "context", "elements": [{"type": "mrkdwn", "text": "✓ Bash `make`\n```\nall done\n```"}]},
+    {
+        "type": "actions",
+        "elements": [
+            {"type": "static_select", "action_id": "tick", "placeholder": plain("Level"), "options": OPTIONS},
+            {"type": "radio_buttons", "action_id": "ring", "options": OPTIONS},
+        ],
+    },
+    {
+        "type": "context_actions",
+        "elements": [
+            {
+                "type": "feedback_buttons",
+                "action_id": "opinion",
+                "positive_button": {"text": plain("Good"), "value": "up"},
+                "negative_button": {"text": plain("Bad"), "value": "down"},
+            }
+        ],
+    },
+]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_every_block_that_flow_sends_is_drawn(slack: SlackSimulator, browser: Browser, scheme: Any) -> None:
+    client = AsyncWebClient(token=slack.bot_token, base_url=slack.api_url)
+    await client.chat_postMessage(channel="#general", text="x", blocks=ALL_BLOCKS)
+    page = await browser.new_page(viewport={"width": 1280, "height": 1000}, color_scheme=scheme)
+    await page.goto(slack.url)
+    body = page.get_by_test_id("message").get_by_test_id("body")
+    await expect(body.locator(".plan .task-card")).to_have_count(3)
+    await expect(body.locator(".plan .task-card.in_progress")).to_have_text("Step 1")
+    await expect(body.locator(":scope > .task-card")).to_contain_text("3 tools")
+    await expect(body.locator("s")).to_have_text("struck")
+    await expect(body.locator("pre").first).to_have_text("<b>make</b>\n  all")
+    await expect(body.locator("blockquote")).to_have_text("said")
+    await expect(body.locator(".table td")).to_have_text(["1", "2"])
+    await expect(body.locator(".context pre")).to_have_text("all done")
+    await expect(body.locator("select option")).to_have_count(4)
+    await expect(body.locator("input[type=radio]")).to_have_count(3)
+    await expect(body.get_by_role("button", name="Good")).to_be_visible()
+    assert await body.get_by_text(re.compile(r"^\([a-z_]+\)$")).count() == 0, "a block that the page does not know"
+    for part in (".plan", "pre", ".context", ".button"):  # whatever the scheme, what is written can be read
+        assert await body.locator(part).first.evaluate(_CONTRAST) > 4, part
+    await page.close()
+
+
+#: WCAG's contrast ratio of an element's text and what it stands on.
+_CONTRAST = """node => {
+  const rgb = (text) => (text.match(/[\\d.]+/g) ?? []).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map((one) => one / 255)
+    .map((one) => one <= 0.03928 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, one, index) => sum + one * [0.2126, 0.7152, 0.0722][index], 0);
+  let below = node;
+  while (below && (rgb(getComputedStyle(below).backgroundColor)[3] ?? 1) === 0) below = below.parentElement;
+  const [a, b] = [light(rgb(getComputedStyle(node).color)), light(rgb(getComputedStyle(below).backgroundColor))];
+  return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+}"""
