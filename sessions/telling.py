@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from config.logging import get_logger
-from sessions.asks import Ask, AskId, AskState, ask_id
+from sessions.asks import Ask, AskId, AskKind, AskState, ask_id
 from sessions.events import AskClosed, AskOpened, LifeEvent, Observer, Queued, Released, Settled, Started
 from sessions.lookup import Waiting
 from sessions.store import Store
@@ -161,10 +161,14 @@ class Telling:
         while entries := await self._transcript.read(session.id, turn_id=turn.id, after=cursor):
             # Read after the events: an ask whose event is there is there too, as it is stored first.
             asks = {stored.ask.id: stored.ask for stored in await self._store.asks.of_turn(turn.id)}
+            own = [ask for ask in asks.values() if ask.kind is AskKind.BUDGET]  # Flow's, which no event stands for
             for entry in entries:
+                for ask in own:
+                    if ask.asked_at <= entry.created_at:
+                        self.ask(ask)
                 self.tell(session, turn, entry.event)
-                if isinstance(entry.event, Asked) and (ask := asks.get(ask_id(session.id, entry.event.tool_id))):
-                    self.ask(ask)
+                if isinstance(entry.event, Asked) and (asked := asks.get(ask_id(session.id, entry.event.tool_id))):
+                    self.ask(asked)
             cursor = entries[-1].cursor
 
     def _pass_on(self, session: Session, turn: Turn, event: LifeEvent | AgentEvent) -> None:

@@ -6,7 +6,10 @@ import asyncio
 from typing import Any
 
 from conftest import Heart
+from scripted import ScriptedHost
+from waiting import until
 
+from sessions.asks import AskKind
 from sessions.events import Settled
 from sessions.lookup import Waiting
 from sessions.store import Store
@@ -73,3 +76,19 @@ async def test_two_that_catch_up_at_once_tell_all_words_before_the_end(heart: He
     assert Text("one") in told
     assert [isinstance(event, Settled) for event in told].count(True) == 1
     assert isinstance(told[-1], Settled)
+
+
+async def test_what_flow_itself_asked_is_told_again_where_it_was(start: Any, host: ScriptedHost) -> None:
+    async with start() as before:
+        asked = await before.ask("HOLD")
+        process = await before.process(asked)
+        process.say(Text("one"))
+        await until(lambda: "Text" in before.kinds(asked.turn.id))
+        await before.sessions.open_ask(asked.turn, AskKind.BUDGET, "limit", {"text": "$5 of $5", "more": 5})
+        process.say(Text("two"))
+        await until(lambda: before.kinds(asked.turn.id).count("Text") == 2)
+    async with start() as after:
+        await after.reaper.recover()
+        await until(lambda: after.kinds(asked.turn.id).count("Text") == 2)
+        shown = [kind for kind in after.kinds(asked.turn.id) if kind in ("Text", "AskOpened")]
+        assert shown == ["Text", "AskOpened", "Text"]
