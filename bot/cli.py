@@ -59,10 +59,21 @@ def _parser() -> argparse.ArgumentParser:
         ("stop", _sessions_stop, "end its running turn and put it to sleep"),
     ):
         _verb(sessions, name, run, text).add_argument("id", help="session id, or its first letters")
+    costs = _verb(verbs, "costs", _costs, "what was spent, by person, channel or day")
+    costs.add_argument("--by", choices=("person", "channel", "day"), default="person", help="what to sum up")
+    costs.add_argument("--days", type=_days, default=30, help="so many days, today included (UTC; default 30)")
+    costs.add_argument("--json", action="store_true", help="as JSON, for other programs")
     from bot.relaycommand import add_options
 
     add_options(_verb(verbs, "relay", _relay, "a process that speaks lines, over WebSocket"))
     return parser
+
+
+def _days(value: str) -> int:
+    """Raises ArgumentTypeError."""
+    if not value.isdecimal() or not 1 <= int(value) <= 36_500:
+        raise argparse.ArgumentTypeError(f'"{value}" is no number of days; write it like 30')
+    return int(value)
 
 
 def _verb(
@@ -96,6 +107,12 @@ def _doctor(_: argparse.Namespace, settings: Settings) -> int:
     from bot.doctor import doctor
 
     return _async(doctor(settings))
+
+
+def _costs(args: argparse.Namespace, settings: Settings) -> int:
+    from bot.costscommand import show_costs
+
+    return _async(show_costs(settings, by=args.by, days=args.days, as_json=args.json))
 
 
 def _relay(args: argparse.Namespace, settings: Settings) -> int:

@@ -88,8 +88,10 @@ def month_of(at: datetime) -> tuple[str, str]:
 
 
 def dollars(amount: float) -> str:
-    """For people: "$4.80", "under $0.01"; never rounds something to nothing."""
-    return f"${amount:,.2f}" if amount >= 0.005 or amount == 0 else "under $0.01"
+    """For people: "$4.80", "$0.0026", "under $0.0001"; never rounds something to nothing."""
+    if amount >= 0.01 or amount == 0:
+        return f"${amount:,.2f}"
+    return f"${amount:.4f}" if amount >= 0.0001 else "under $0.0001"
 
 
 def described(spending: Spending) -> str:

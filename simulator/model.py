@@ -77,6 +77,7 @@ class ScriptedModel:
     def __init__(self, port: int = 0, host: str = "127.0.0.1", *, api_key: str | None = None) -> None:
         self.requests: list[Request] = []
         self.answered: list[Request] = []  # those whose answer was written to its end
+        self.usage: list[dict[str, Any]] = []  # what each of them told of tokens
         self.url = ""
         self._host, self._port, self._api_key = host, port, api_key
         self._used: Counter[str] = Counter()  # how often a CUT or a counted ERROR has happened
@@ -154,6 +155,7 @@ class ScriptedModel:
             return _error_response(error.status)
         if error is None:
             self.answered.append(asked)
+            self.usage.append(dict(answer.message["usage"]))
         return response if streams else web.json_response(answer.message)
 
     async def _record(self, request: web.Request) -> Request:

@@ -129,10 +129,6 @@ async def test_work_that_nobody_asked_for_is_the_sessions(heart: Heart) -> None:
 def test_months_and_dollars_for_people() -> None:
     assert month_of(datetime(2026, 12, 31, 23, tzinfo=UTC)) == ("2026-12-01", "2026-12-31")
     assert month_of(datetime(2024, 2, 1, tzinfo=UTC)) == ("2024-02-01", "2024-02-29")
-    assert (dollars(0.0), dollars(0.001), dollars(4.8), dollars(1234.5)) == (
-        "$0.00",
-        "under $0.01",
-        "$4.80",
-        "$1,234.50",
-    )
+    amounts = (0.0, 0.00001, 0.0026, 4.8, 1234.5)
+    assert [dollars(one) for one in amounts] == ["$0.00", "under $0.0001", "$0.0026", "$4.80", "$1,234.50"]
     assert described(Spending()) == "$0.00"
