@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from config.logging import get_logger
-from sessions.asks import Ask, AskId, AskKind, AskState, Decision, ask_id
+from sessions.asks import Ask, AskClosedAlready, AskId, AskKind, AskState, Decision, ask_id
 from sessions.askstore import Behavior, RuleScope, StoredRule
 from sessions.link import Shared
 from sessions.policy import Policy, scopes_of
@@ -41,7 +41,11 @@ class Asking:
 
         Raises AskClosedAlready (with the ask: who decided what), AskNotFound, StoreUnavailable.
         """
-        ask = await self.store.asks.decide(ask_id, decision, by, self.store.clock())
+        try:
+            ask = await self.store.asks.decide(ask_id, decision, by, self.store.clock())
+        except AskClosedAlready as late:
+            await self._closed(late.ask)  # it may have expired just now
+            raise
         log.info("decided", ask=ask.id, session=ask.session_id, tool=ask.tool, state=ask.state.value, by=by)
         await self._closed(ask)
         return ask

@@ -72,6 +72,7 @@ class Controls:
             "startup_script": origin.startup_script,
             "model": origin.model,
             "mode": origin.mode,
+            "mode_before": origin.mode_before,
             "created_at": now,
             "updated_at": now,
             "last_activity_at": now,

@@ -276,7 +276,8 @@ class TurnRun:
             raise gone
 
     async def _follow(self) -> None:
-        await self._asks.give()  # what was decided while nobody was here
+        if self._given or self._again:
+            await self._asks.give()  # what was decided while nobody was here
         while self.outcome is None:
             await self._heed()
             if self._stop is not None and self._escalation is None:

@@ -353,7 +353,6 @@ async def test_an_ask_expires_and_nobody_has_denied_it(start: Any, host: Scripte
         with pytest.raises(AskClosedAlready) as refused:
             await heart.sessions.decide(ask.id, YES, "U2")
         assert refused.value.ask.state is AskState.EXPIRED
-        await heart.reaper.sweep()
         answer = await heard(process, request)
         assert answer["behavior"] == "deny"
         assert "expired" in answer["message"]
