@@ -81,8 +81,8 @@ class Answer:
     search: Search = field(default_factory=Search)
     released: bool = False
     place: tuple[int, int] | None = None
-    native: NativeStreams | None = None  # None: it grows by edits
-    streaming: bool = True  # Slack has not refused a stream of it
+    native: NativeStreams | None = None
+    streaming: bool = False  # it grows as streams, and Slack has not refused one
     recipient: Recipient | None = None
 
     def load(self, rows: list[Posted]) -> None:

@@ -60,13 +60,19 @@ class NativeStreams:
         self._mode = mode
         self._wake = wake
         self._clock = clock
+        self._ending = False
 
     def adopt(self, answer: Answer, session: Session, turn: Turn) -> None:
-        """Has the answer streamed, if its kind of conversation is."""
+        """Has the answer streamed, if its kind of conversation is. One that another process left streaming is seen to
+        in any case."""
         direct = session.thread.channel.startswith("D")
-        if self._mode == "native" or (self._mode == "auto" and direct):
-            answer.native = self
-            answer.recipient = None if direct else Recipient(turn.user_id, session.thread.team)
+        answer.native = self
+        answer.streaming = self._mode == "native" or (self._mode == "auto" and direct)
+        answer.recipient = None if direct else Recipient(turn.user_id, session.thread.team)
+
+    def end_all(self) -> None:
+        """From now on every open stream is to be stopped, and none is started."""
+        self._ending = True
 
     # ---- deciding ----
 
@@ -77,9 +83,10 @@ class NativeStreams:
         message = action.message
         stream = message.stream
         if stream is None:
-            fit = action.method is Method.POST and message.index >= 0 and not part.final and answer.streaming
+            grows = message.index >= 0 and not part.final and not self._ending
+            fit = action.method is Method.POST and grows and answer.streaming
             return replace(action, method=Method.START) if fit and _stop_row(part) is not None else action
-        if part.final or action.method is Method.DELETE or self._clock() >= stream.until:
+        if part.final or action.method is Method.DELETE or self._clock() >= stream.until or self._ending:
             stream.closing = True
         if not stream.closing:
             stream.chunks = self._news(answer, stream, part)

@@ -60,6 +60,14 @@ class Show:
         )
         self._native = NativeStreams(streaming, self.outbox.changed, clock)
 
+    async def flush(self, timeout: float) -> bool:
+        """The last looks before the end: as `Outbox.flush`, and no stream is left open for Slack to break off."""
+        self._native.end_all()
+        for answer in self._answers.values():
+            if any(message.stream is not None for message in answer.messages.values()):
+                self.outbox.changed(answer.turn_id)
+        return await self.outbox.flush(timeout)
+
     def observe(self, session: Session, turn: Turn, event: LifeEvent | AgentEvent) -> None:
         """Never blocks: folds the event in and marks the answer."""
         answer = self._answers.get(turn.id)

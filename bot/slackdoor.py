@@ -63,7 +63,7 @@ class SlackDoor:
 
     async def flush(self, timeout: float) -> bool:
         """Shows the newest state of every answer; False: not all in `timeout` seconds, the next start goes on."""
-        return await self.show.outbox.flush(timeout)
+        return await self.show.flush(timeout)
 
 
 @asynccontextmanager

@@ -196,6 +196,28 @@ async def test_a_stream_that_a_killed_bot_left_open_is_taken_over(start: Start) 
         assert (after["ts"], after["streaming_state"]) == (before["ts"], "completed")
 
 
+async def test_one_that_was_left_open_is_taken_over_also_where_streams_are_switched_off_now(start: Start) -> None:
+    async with start(streaming="auto", pace=10, flush=False) as flow:
+        ts, process = await _asks(flow)
+        await _says(flow, process, "dm", ts, WORDS)
+    async with start(streaming="edits", pace=10) as flow:
+        process.answer("After the restart.")
+        await flow.shows("dm", ts, "After the restart.", "tokens in", user="maya")
+        [answer] = _answers(flow, "dm", ts)
+        assert answer["streaming_state"] == "completed"
+
+
+async def test_a_program_that_ends_leaves_no_stream_open(start: Start) -> None:
+    async with start(streaming="auto", pace=10, flush=False) as flow:
+        ts, process = await _asks(flow)
+        await _says(flow, process, "dm", ts, WORDS)
+        assert await flow.show.flush(5)
+        [answer] = _answers(flow, "dm", ts)
+        assert answer["streaming_state"] == "completed"
+        assert any("and so on" in text for text in flow.thread("dm", ts, "maya"))
+        process.say(TextDelta("not any more "))
+
+
 async def test_a_long_answer_is_streamed_message_after_message(start: Start) -> None:
     async with start(streaming="auto", pace=10) as flow:
         ts, process = await _asks(flow)
