@@ -194,6 +194,13 @@ def test_scopes_are_exactly_what_is_used(manifest: Any) -> None:
     assert set(manifest["oauth_config"]["scopes"]["bot"]) == used == set(SCOPES)
 
 
+def test_the_scope_for_groups_is_there_to_be_switched_on() -> None:
+    """It is needed with FLOW_GROUPS alone (`usergroups.users.list`); who has none need not grant it."""
+    for name in ("manifest.yml", "manifest-agent.yml"):
+        text = (ROOT / name).read_text(encoding="utf-8").replace("# - usergroups:read", "- usergroups:read")
+        assert "usergroups:read" in yaml.safe_load(text)["oauth_config"]["scopes"]["bot"]
+
+
 def test_events_and_socket_mode(manifest: Any) -> None:
     assert events(manifest) - AGENT_EVENTS == set(EVENT_SCOPES)
     assert manifest["settings"]["socket_mode_enabled"]
