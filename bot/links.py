@@ -72,10 +72,14 @@ def honest(text: str, in_code: Callable[[int], bool]) -> str:
     """
     gone: dict[int, str] = {}
     if "](" in text:
-        masked = (_masked(_LINE_SPAN, text), _masked(_SPAN, text))
-        for source in (*masked, text):
+        masked = (_masked(_LINE_SPAN, text), _masked(_SPAN, text)) if "`" in text else (text,)
+        judged: set[Link] = set()
+        for source in dict.fromkeys((*masked, text)):
             for link in links(source):
-                if link.closing in gone or not disguised(*link.of(text)):
+                if link in judged or link.closing in gone:
+                    continue
+                judged.add(link)
+                if not disguised(*link.of(text)):
                     continue
                 if source not in masked or in_code(link.opening) or in_code(link.closing):
                     gone[link.closing] = f"]{ZERO_WIDTH}"

@@ -60,7 +60,7 @@ def after(line: str, state: State) -> State:
     if state.header is not None and is_table_rule(line) and columns(line) <= MOST_COLUMNS >= columns(state.header):
         return State(Table(f"{state.header}\n{line.strip()}", ""))
     if isinstance(state.open, Table) and line.strip() and not _BLOCK.match(line):
-        return State(replace(state.open, rows=state.open.rows + 1))
+        return State(Table(state.open.opener, state.open.closer, state.open.rows + 1))
     return State(None, line.strip() if "|" in line else None)
 
 
@@ -91,7 +91,7 @@ def columns(line: str) -> int:
 
 
 def _opened(line: str) -> Fence | None:
-    match = _FENCE.match(line)
+    match = _FENCE.match(line) if "```" in line or "~~~" in line else None
     if match is None:
         return None
     indent, marks, rest = match.groups()

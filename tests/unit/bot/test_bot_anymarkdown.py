@@ -156,7 +156,7 @@ def pieces_of(layout: Layout) -> list[list[TextPiece]]:
 
 
 @given(SOURCES, st.lists(st.integers(1, 400), min_size=1, max_size=6), LIMITS)
-@settings(max_examples=max(400, settings().max_examples))
+@settings(max_examples=4 * settings().max_examples)
 def test_any_markdown_is_shown_whole_and_harmless(source: list[str], steps: list[int], limits: Limits) -> None:
     text = clean("".join(source))
     layout, frozen = Layout(limits), list[list[str]]()
