@@ -85,12 +85,12 @@ def common(part: Part) -> Part:
 
 def listed(plan: Block) -> Block:
     """A plan block as lines of rich text, where nothing is parsed (docs.slack.dev, rich text)."""
-    pieces: list[Block] = [{"type": "text", "text": str(plan["title"]), "style": {"bold": True}}]
+    lines: list[list[Block]] = [[{"type": "text", "text": str(plan["title"]), "style": {"bold": True}}]]
     for task in plan["tasks"]:
         sign, style = _TASKS[task["status"]]
-        pieces.append({"type": "text", "text": f"\n{sign} "})
-        pieces.append({"type": "text", "text": str(task["title"])} | ({"style": {style: True}} if style else {}))
-    return {"type": "rich_text", "elements": [{"type": "rich_text_section", "elements": pieces}]}
+        title: Block = {"type": "text", "text": str(task["title"])}
+        lines.append([{"type": "text", "text": f"{sign} "}, title | ({"style": {style: True}} if style else {})])
+    return {"type": "rich_text", "elements": [{"type": "rich_text_section", "elements": line} for line in lines]}
 
 
 def sectioned(part: Part) -> Part:

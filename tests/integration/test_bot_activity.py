@@ -166,6 +166,18 @@ async def test_a_channel_is_set_to_quiet_and_back(flow: Flow) -> None:
     await flow.shows("#general", other, "💭 `let me see`")
 
 
+async def test_a_thread_may_have_a_level_of_its_own(flow: Flow) -> None:
+    await flow.slack.command("maya", "#general", "/flow", "quiet")
+    ts, process = await at_work(flow)
+    process.end()
+    await flow.shows("#general", ts, "tokens in")
+    await flow.slack.post("maya", "#general", "@flow verbose", thread_ts=ts)
+    await flow.shows("#general", ts, "this thread shows everything")
+    await flow.slack.post("maya", "#general", "HOLD two", thread_ts=ts)
+    (await flow.process("HOLD two")).say(Thinking("let me see"))
+    await flow.shows("#general", ts, "💭 `let me see`")
+
+
 async def test_a_level_outlives_a_restart(start: Start, slack: SlackSimulator) -> None:
     async with start(flush=False) as flow:
         await slack.command("maya", "#general", "/flow", "verbose")
