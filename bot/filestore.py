@@ -17,6 +17,8 @@ from sessions.tables import Moment, metadata
 from sessions.types import TurnId
 from worklets.files import HandedOver
 
+_OPEN = sa.text("state in ('begun', 'uploaded')")
+
 #: States of a row: begun → uploaded (Slack has the content, nobody sees it) → shared; or failed.
 files = sa.Table(
     "files",
@@ -32,8 +34,8 @@ files = sa.Table(
     sa.Column("owner", sa.Text),
     sa.Column("until", Moment),
     sa.Column("created_at", Moment, nullable=False),
+    sa.Index("ix_files_open", "until", sqlite_where=_OPEN, postgresql_where=_OPEN),
 )
-_OPEN = sa.text("state in ('begun', 'uploaded')")
 _CLAIM = timedelta(seconds=20)
 RENEWED = 5.0  # seconds after which whoever is about a file says so again
 
