@@ -120,6 +120,13 @@ async def test_an_answer_can_be_had_as_a_file(flow: Flow) -> None:
     assert flow.slack.workspace.files[file["id"]].content == b"# A title with `code`\n"
 
 
+async def test_an_app_that_may_not_write_files_says_so(flow: Flow) -> None:
+    _, message = await answered(flow)
+    flow.slack.faults.fail("files.getUploadURLExternal", error="missing_scope")
+    await flow.slack.click("maya", message, "turn_copy")
+    await told(flow, "maya", "The app may not write files here")
+
+
 async def test_opinions_are_kept_and_thanked_for(flow: Flow) -> None:
     _, message = await answered(flow)
     await flow.slack.click("maya", message, "turn_up")
@@ -249,6 +256,18 @@ async def test_the_last_answer_is_shared_elsewhere_with_a_link(flow: Flow) -> No
     assert f"/archives/{flow.slack.channel('#general').id}/p{ts.replace('.', '')}" in head
     assert "answer" in flow.slack.visible_text(shared)
     assert "Retry" not in flow.slack.visible_text(shared)
+
+
+async def test_a_long_answer_is_shared_whole_the_rest_below_its_beginning(flow: Flow) -> None:
+    words = [f"word{number}" for number in range(4_000)]
+    ts, _ = await answered(flow, " ".join(words))
+    await say(flow, ts, f"share <#{flow.slack.channel('#engineering').id}>")
+    await told(flow, "maya", "Shared in")
+    (first,) = flow.slack.messages("#engineering")
+    parts = flow.slack.messages("#engineering", first["ts"])
+    assert len(parts) > 2
+    shown = " ".join(block["text"] for part in parts for block in part["blocks"] if block["type"] == "markdown")
+    assert shown.split() == words
 
 
 async def test_a_place_that_takes_no_messages_is_told_privately(flow: Flow) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import sqlalchemy as sa
-from conftest import THREAD, Heart
+from conftest import THREAD, Heart, Start
 from scripted import Process
 
 from sessions.errors import SessionBusy, SessionNotFound
@@ -14,20 +14,25 @@ from worklets.claude import FORK_OF
 from worklets.errors import AgentGone, AgentRefused
 
 
+def models(process: Process) -> list[str]:
+    """Those that the process was told to answer with."""
+    return [fields["model"] for subtype, fields in process.asked if subtype == "set_model"]
+
+
 async def test_a_model_is_chosen_at_once_and_kept_for_the_next_process(heart: Heart) -> None:
     asked = await heart.ask("HOLD it")
     process = await heart.process(asked)
     await heart.sessions.choose_model(asked.session.id, "opus")
-    assert process.asked == [("set_model", {"model": "opus"})]
+    assert models(process) == ["opus"]
     process.answer("done")
     await heart.settled(asked)
     await heart.sessions.sleep(asked.session.id)
     await heart.settled(await heart.ask("again"))
     woken = heart.host.processes[asked.session.worklet]
     assert woken is not process
-    assert woken.asked == [("set_model", {"model": "opus"})]
+    assert models(woken) == ["opus"]
     await heart.settled(await heart.ask("and again"))
-    assert len(woken.asked) == 1, "a process is told once"
+    assert models(woken) == ["opus"], "a process is told once"
 
 
 async def test_a_sleeping_session_keeps_the_model_for_its_next_start(heart: Heart) -> None:
@@ -37,7 +42,7 @@ async def test_a_sleeping_session_keeps_the_model_for_its_next_start(heart: Hear
     assert await heart.sessions.ask_agent(asked.session.id, "get_usage") is None
     assert (await heart.sessions.choose_model(asked.session.id, "haiku")).model == "haiku"
     await heart.settled(await heart.ask("two"))
-    assert heart.host.processes[asked.session.worklet].asked == [("set_model", {"model": "haiku"})]
+    assert models(heart.host.processes[asked.session.worklet]) == ["haiku"]
 
 
 async def test_a_model_that_the_cli_refuses_changes_nothing(heart: Heart) -> None:
@@ -66,6 +71,16 @@ async def test_an_agent_that_is_gone_leaves_the_model_to_the_next_one(heart: Hea
     await heart.settled(asked)
     heart.host.processes[asked.session.worklet].replies["set_model"] = AgentGone()
     assert (await heart.sessions.choose_model(asked.session.id, "opus")).model == "opus"
+
+
+async def test_what_people_prefer_counts_for_new_sessions_that_name_nothing_else(heart: Heart) -> None:
+    options = heart.sessions.options
+    await options.set("user", "U1", "model", "haiku", "U1")
+    await options.set("channel", "C1", "mode", "plan", "U1")
+    session = (await heart.ask("one")).session
+    assert (session.model, session.mode) == ("haiku", "plan")
+    named = (await heart.ask("two", "1700000002.000000", model="opus", mode="auto")).session
+    assert (named.model, named.mode) == ("opus", "auto")
 
 
 async def test_a_command_of_the_cli_goes_alone_and_what_was_said_waits(heart: Heart) -> None:
@@ -159,3 +174,26 @@ async def test_everybody_has_one_opinion_of_an_answer(heart: Heart) -> None:
     with pytest.raises(SessionNotFound):
         await controls.rate(TurnId("none"), "U1", True)
     await heart.settled(asked)
+
+
+async def test_a_model_that_another_process_set_counts_from_the_next_prompt(heart: Heart) -> None:
+    asked = await heart.ask("one")
+    await heart.settled(asked)
+    await heart.sessions.controls.configure(asked.session.id, model="opus")
+    process = heart.host.processes[asked.session.worklet]
+    assert models(process) == []
+    await heart.settled(await heart.ask("two"))
+    assert models(process) == ["opus"]
+
+
+async def test_a_process_that_outlived_the_program_is_told_the_model_again(start: Start) -> None:
+    async with start() as before:
+        asked = await before.ask("one", model="opus")
+        await before.settled(asked)
+        process = before.host.processes[asked.session.worklet]
+    async with start() as after:
+        await after.settled(await after.ask("two"))
+        assert after.host.processes[asked.session.worklet] is process
+        assert process.asked == [("set_model", {"model": "opus"})] * 2, (
+            "whoever attaches does not know what it was told"
+        )
