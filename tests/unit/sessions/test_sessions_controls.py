@@ -194,6 +194,4 @@ async def test_a_process_that_outlived_the_program_is_told_the_model_again(start
     async with start() as after:
         await after.settled(await after.ask("two"))
         assert after.host.processes[asked.session.worklet] is process
-        assert process.asked == [("set_model", {"model": "opus"})] * 2, (
-            "whoever attaches does not know what it was told"
-        )
+        assert models(process) == ["opus", "opus"], "whoever attaches does not know what it was told"
