@@ -11,7 +11,7 @@ from bot.listing import BUSY, LIVE, STATES, help_blocks, title
 from bot.markdown import clean, clip
 from bot.parts import Block, button, context, section
 from config.settings import LimitSettings
-from sessions.controls import MODELS, MODES
+from sessions.controls import MODELS, MODES, at_least
 from sessions.costs import Spending, described, dollars
 from sessions.options import Level
 from sessions.types import Session, SessionId
@@ -59,7 +59,7 @@ class Home:
     costs: Costs
     preferences: Mapping[str, str] = field(default_factory=dict)
     runtime: str = ""
-    mode: str = ""
+    mode: str = "auto"
     limits: LimitSettings = field(default_factory=LimitSettings)
     setup: Sequence[Part] = ()
 
@@ -68,7 +68,7 @@ def home_blocks(home: Home) -> list[Block]:
     parts = [
         _sessions(home),
         _costs(home.costs),
-        _preferences(home.preferences),
+        _preferences(home),
         _rules(home),
         _setup(home.setup),
         help_blocks(home.me),
@@ -111,8 +111,13 @@ def _costs(costs: Costs) -> list[Block]:
     return [section("\n".join(lines))]
 
 
-def _preferences(values: Mapping[str, str]) -> list[Block]:
-    selects = [_select(name, label, choices, values.get(name)) for name, (label, choices) in PREFERENCES.items()]
+def _preferences(home: Home) -> list[Block]:
+    """A mode that asks less than the settings want is none to prefer: that is decided thread by thread."""
+    offered = {name: (label, dict(choices)) for name, (label, choices) in PREFERENCES.items()}
+    label, modes = offered["mode"]
+    offered["mode"] = label, {mode: words for mode, words in modes.items() if mode in at_least(home.mode)}
+    chosen = home.preferences
+    selects = [_select(name, label, choices, chosen.get(name)) for name, (label, choices) in offered.items()]
     return [
         section("*Your preferences*\nFor what you start from now on; a thread or channel may say otherwise."),
         {"type": "actions", "elements": selects},

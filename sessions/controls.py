@@ -20,7 +20,12 @@ from worklets.events import AgentEvent
 
 #: Names that the CLI resolves to the newest model of each family (CLI 2.1.329, `set_model`).
 MODELS = ("opus", "sonnet", "haiku")
-MODES = ("auto", "ask", "plan")
+MODES = ("auto", "ask", "plan")  # with each next one Claude does less without being let
+
+
+def at_least(mode: str) -> tuple[str, ...]:
+    """The mode and those in which Claude does still less by itself."""
+    return MODES[MODES.index(mode) :]
 
 _SUMMARY = 4_000  # characters of what a fork knows should its volume be lost
 _NEWEST = 40  # turns that are read for it

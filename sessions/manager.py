@@ -26,7 +26,7 @@ from config.settings import LimitSettings
 from sessions.agents import AgentHost
 from sessions.asking import Asking
 from sessions.budgets import Budgets
-from sessions.controls import Controls
+from sessions.controls import Controls, at_least
 from sessions.edits import Edited
 from sessions.errors import LeaseLost, StoreUnavailable
 from sessions.events import Observer
@@ -185,10 +185,16 @@ class Sessions(Asking, Steering):
         return submitted
 
     def _preferred(self, prompt: Prompt) -> Prompt:
-        """With the model and the mode that the channel or the person prefers for what is started."""
-        channel, user = prompt.thread.channel, prompt.user_id
+        """With the model and the mode that the channel or the person prefers for what is started.
+
+        Not with a mode in which Claude would ask less than the settings want.
+        """
+        channel, user, mode = prompt.thread.channel, prompt.user_id, prompt.mode
+        if mode is None:
+            preferred = self.options.get("mode", channel=channel, user=user)
+            mode = preferred if preferred in at_least(self.policy.mode) else None
         model = prompt.model or self.options.get("model", channel=channel, user=user)
-        return replace(prompt, model=model, mode=prompt.mode or self.options.get("mode", channel=channel, user=user))
+        return replace(prompt, model=model, mode=mode)
 
     def _look(self, session: Session, user_id: str) -> tuple[str, bool]:
         return self.options.level(session, user_id).value, self.options.mention(session, user_id)

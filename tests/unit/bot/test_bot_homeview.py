@@ -108,6 +108,13 @@ def test_preferences_limits_and_set_up() -> None:
     }
 
 
+def test_no_mode_is_offered_that_asks_less_than_the_settings_want() -> None:
+    blocks = home_blocks(Home(ME, [], [], NOTHING, mode="ask"))
+    selects = next(block for block in blocks if block["type"] == "actions")["elements"]
+    modes = next(one for one in selects if one["action_id"] == "preference_mode")["options"]
+    assert [mode["value"] for mode in modes] == ["usual", "ask", "plan"]
+
+
 def test_it_stays_bounded() -> None:
     many = [session(n % 100, state) for n, state in enumerate([*SessionState] * 100)]
     setup = [Part(f"part {n}", False, "x" * 5_000) for n in range(50)]

@@ -12,6 +12,7 @@ from waiting import until
 from config.settings import LimitSettings
 from sessions.asks import Ask, AskKind, AskState, Decision
 from sessions.events import AskClosed, AskOpened
+from sessions.policy import Policy
 from sessions.types import Done, Failed, Interrupted, Submitted
 from worklets.events import Remark, Spent, TurnEnded, Usage
 
@@ -210,3 +211,16 @@ async def test_a_limit_that_was_raised_in_another_thread_frees_those_that_wait(s
         closed = await heart.sessions.ask(other.id)
         assert closed is not None
         assert closed.state is AskState.WITHDRAWN
+
+
+async def test_a_preferred_mode_never_asks_less_than_the_settings(start: Start) -> None:
+    async with start(policy=Policy(mode="ask")) as heart:
+        options = heart.sessions.options
+        await options.set("user", "U1", "mode", "auto", "U1")
+        await options.set("user", "U2", "mode", "plan", "U2")
+        await options.set("user", "U2", "model", "haiku", "U2")
+        first = await heart.ask("HOLD one")
+        second = await heart.ask("HOLD two", thread="1700000000.000200", user_id="U2")
+        third = await heart.ask("HOLD three", thread="1700000000.000300", user_id="U2", mode="auto", model="opus")
+        found = [(one.session.model, one.session.mode) for one in (first, second, third)]
+        assert found == [(None, None), ("haiku", "plan"), ("opus", "auto")]
