@@ -173,10 +173,10 @@ class CatchUp:
                 await door.sessions.amend(thread.team, thread.channel, turn.source_id, None, door.ts())
             return
         asked = read_message({**message, "channel": thread.channel}, door.me, late=True)
-        text = asked.text if isinstance(asked, Prompt) else None
+        text, files = (asked.text, asked.files) if isinstance(asked, Prompt) else (None, ())
         edited_ts = (message.get("edited") or {}).get("ts")
         if edited_ts is not None and text != turn.text:
-            await door.sessions.amend(thread.team, thread.channel, turn.source_id, text, str(edited_ts))
+            await door.sessions.amend(thread.team, thread.channel, turn.source_id, text, str(edited_ts), files)
 
 
 @contextmanager
