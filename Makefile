@@ -4,6 +4,7 @@ BIN = $(VENV)/bin
 PYTHON ?= python3
 PYTEST_ARGS ?=
 REQUIRE ?=
+WORKERS ?= 3
 RUNS ?= 200
 SEED ?= 1
 
@@ -25,8 +26,8 @@ $(VENV)/.ready: requirements-dev.lock pyproject.toml
 demo: setup ## the bot in a local Slack workspace, with a page to type into
 	$(BIN)/flow demo
 
-test: setup ## the whole suite; REQUIRE=all makes a missing real part a failure
-	$(BIN)/python -m pytest $(if $(REQUIRE),--require=$(REQUIRE)) $(PYTEST_ARGS)
+test: setup ## the whole suite; REQUIRE=all makes a missing real part a failure; WORKERS=0 runs it in one process
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(if $(REQUIRE),--require=$(REQUIRE)) $(PYTEST_ARGS)
 
 chaos: setup ## RUNS=200: kill the bot so often, then all else; SEED=1 decides when (docs/chaos.md)
 	$(BIN)/python -m pytest tests/chaos --chaos-runs=$(RUNS) --chaos-answers=500 --chaos-seed=$(SEED) $(PYTEST_ARGS)

@@ -7,10 +7,13 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tables
 from hypothesis import settings
 
 # The same examples in each run of the suite; new ones, and many, in `make chaos`.
@@ -63,8 +66,6 @@ PARTS: dict[str, Callable[[], str | None]] = {
     "tmpfs": has_tmpfs,
 }
 
-_missing: dict[str, tuple[str, int]] = {}
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require", default="", help="comma-separated real parts (or all) whose absence is a failure")
@@ -81,13 +82,27 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if item.get_closest_marker(name) and (reason := lacks()):
             if name in wanted or "all" in wanted:
                 pytest.fail(f"{reason}; provide it with `{HOW}`", pytrace=False)
-            _missing[name] = (reason, _missing.get(name, ("", 0))[1] + 1)
-            pytest.skip(f"{reason}; provide it with `{HOW}`")
+            pytest.skip(f"{name} is missing: {reason}; provide it with `{HOW}`")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if (output := getattr(session.config, "workeroutput", None)) is not None:  # one of several processes
+        output["tables"] = tables.mine()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    tables.received.extend((title, list(lines)) for title, lines in getattr(node, "workeroutput", {}).get("tables", ()))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for name, (reason, count) in _missing.items():
-        terminalreporter.write_line(f"skipped {count} tests that need {name}: {reason}; run `{HOW}`")
+    for title, lines in [*tables.received, *tables.mine()]:
+        terminalreporter.section(title)
+        for line in lines:
+            terminalreporter.write_line(line)
+    missing = Counter(str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", ()))
+    for reason, count in missing.items():
+        terminalreporter.write_line(f"skipped {count} tests: {reason.removeprefix('Skipped: ')}")
 
 
 @pytest.fixture(autouse=True)

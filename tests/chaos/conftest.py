@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import slack_faults
+import tables
 from chaos_batches import tallies
+from tables import Table
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -20,21 +22,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=alone)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    _of_slack(terminalreporter)
-    if not tallies:
-        return
-    terminalreporter.section(f"chaos, seed {config.getoption('--chaos-seed')}")
-    terminalreporter.write_line(f"{'what died':34}{'runs':>6}{'hit':>6}{'violations':>12}")
-    for kind, tally in tallies.items():
-        terminalreporter.write_line(f"{kind:34}{tally.runs:>6}{tally.hits:>6}{tally.violations:>12}")
+def _of_deaths() -> list[Table]:
+    lines = [f"{'what died':34}{'runs':>6}{'hit':>6}{'violations':>12}"]
+    lines += [f"{kind:34}{one.runs:>6}{one.hits:>6}{one.violations:>12}" for kind, one in tallies.items()]
+    return [("chaos", lines)] if tallies else []
 
 
-def _of_slack(terminalreporter: pytest.TerminalReporter) -> None:
-    if not slack_faults.table:
-        return
-    terminalreporter.section("chaos in Slack")
-    terminalreporter.write_line(f"{'what failed':34}{'strikes':>8}{'answers':>8}{'seconds':>8}{'violations':>12}")
-    for kind, row in slack_faults.table.items():
-        figures = f"{row.strikes:>8}{row.answers:>8}{row.seconds:>8.0f}{row.violations:>12}"
-        terminalreporter.write_line(f"{kind:34}{figures}")
+def _of_slack() -> list[Table]:
+    lines = [f"{'what failed':34}{'strikes':>8}{'answers':>8}{'seconds':>8}{'violations':>12}"]
+    lines += [
+        f"{kind:34}{row.strikes:>8}{row.answers:>8}{row.seconds:>8.0f}{row.violations:>12}"
+        for kind, row in slack_faults.table.items()
+    ]
+    return [("chaos in Slack", lines)] if slack_faults.table else []
+
+
+tables.providers += [_of_deaths, _of_slack]
