@@ -1,12 +1,13 @@
 """The page in a real browser: people write, messages grow, buttons and modals work, nothing leaves the machine."""
 
+import base64
 import re
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, FilePayload, Page, async_playwright, expect
 from slack_bolt.adapter.socket_mode.async_handler import AsyncSocketModeHandler
 from slack_bolt.async_app import AsyncApp
 from slack_sdk.web.async_client import AsyncWebClient
@@ -234,6 +235,29 @@ async def test_an_ephemeral_is_seen_by_one_person_only(slack: SlackSimulator, pa
     await write(page, "hello from jonas")
     await expect(page.get_by_test_id("message").last).to_contain_text("jonas")
     assert slack.messages("general")[-1]["user"] == slack.user("jonas").id
+
+
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
+)
+
+
+async def test_files_go_up_and_pictures_are_shown(slack: SlackSimulator, page: Page) -> None:
+    chosen: list[FilePayload] = [
+        {"name": "dot.png", "mimeType": "image/png", "buffer": PIXEL},
+        {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"hello"},
+    ]
+    await page.get_by_test_id("file").set_input_files(chosen)
+    await page.get_by_test_id("send").click()
+    message = page.get_by_test_id("message").last
+    await expect(message).to_contain_text("notes.txt")
+    picture = message.get_by_role("img", name="dot.png")
+    await expect(picture).to_be_visible()
+    assert await picture.evaluate("image => image.decode().then(() => image.naturalWidth)") == 1
+    files = slack.messages("general")[-1]["files"]
+    assert [slack.workspace.files[file["id"]].content for file in files] == [PIXEL, b"hello"]
+    await slack.delete_file("maya", files[0]["id"])
+    await expect(message).to_contain_text("This file was deleted.")
 
 
 async def test_a_permalink_leads_to_its_thread(slack: SlackSimulator, page: Page) -> None:
