@@ -218,3 +218,36 @@ async def test_nobody_else_is_mentioned(flow: Flow) -> None:
     await flow.shows("#general", ts, "tokens in")
     await until(lambda: not len(flow.show.outbox))
     assert len(flow.thread("#general", ts)) == 2
+
+
+# ---- reactions ---------------------------------------------------------------------------------------------------
+
+
+def reactions(slack: SlackSimulator, ts: str) -> list[str]:
+    return [one["name"] for one in slack.record(ts).body.get("reactions", [])]
+
+
+async def test_reactions_say_who_waits_for_whom(start: Start, slack: SlackSimulator) -> None:
+    async with start(flush=False) as flow:
+        ts, process = await at_work(flow)
+        await until(lambda: reactions(slack, ts) == ["gear"])
+        process.ask("Bash", {"command": "touch x"})
+        await until(lambda: reactions(slack, ts) == ["raised_hand"])
+    async with start() as flow:  # a restart knows what stands there
+        question = await until(
+            lambda: next((m for m in slack.messages("#general", ts) if "ask_allow_once" in str(m["blocks"])), None)
+        )
+        await slack.click("maya", question, "ask_allow_once")
+        await until(lambda: reactions(slack, ts) == ["gear"])
+        process.end()
+        await flow.shows("#general", ts, "tokens in")
+        await until(lambda: reactions(slack, ts) == ["white_check_mark"])
+
+
+async def test_no_reactions_where_they_are_switched_off(start: Start, slack: SlackSimulator) -> None:
+    async with start(reactions=False) as flow:
+        ts, process = await at_work(flow)
+        process.answer("Here.")
+        await flow.shows("#general", ts, "tokens in")
+        await until(lambda: not len(flow.show.outbox))
+        assert not flow.calls("reactions.add")
