@@ -24,6 +24,7 @@ from config.settings import AccessSettings
 log = get_logger(__name__)
 
 _FRESH = 600.0  # seconds that an answer counts before it is asked for again
+_LATELY = 3_600.0  # seconds that it counts for what a person sees the answer of at once
 _AGAIN = (0.5, 1.0, 2.0, 5.0, 15.0, 30.0)  # seconds between tries; the last one for good
 _CALL_SECONDS = 10.0
 _MOST = 20_000  # people who are remembered
@@ -96,10 +97,13 @@ class Access:
     def is_admin(self, user_id: str) -> bool:
         return user_id in self.settings.admins
 
-    def known(self, user_id: str, channel: str | None) -> Verdict | None:
-        """The verdict, without waiting. `channel` None: in the app's own home. None: Slack has to be asked."""
+    def known(self, user_id: str, channel: str | None, *, lately: bool = False) -> Verdict | None:
+        """The verdict, without waiting. `channel` None: in the app's own home. None: Slack has to be asked.
+
+        `lately`: what Slack said in the last hour will do.
+        """
         try:
-            return self._judge(user_id, channel, self._fresh)
+            return self._judge(user_id, channel, self._late if lately else self._fresh)
         except _Unknown:
             return None
 
@@ -157,8 +161,14 @@ class Access:
         return Verdict()
 
     def _fresh(self, key: str) -> Any:
+        return self._of_age(key, _FRESH)
+
+    def _late(self, key: str) -> Any:
+        return self._of_age(key, _LATELY)
+
+    def _of_age(self, key: str, most: float) -> Any:
         known = self._known.get(key)
-        if known is None or self._clock() - known.at >= _FRESH:
+        if known is None or self._clock() - known.at >= most:
             raise _Unknown(key)
         return known.value
 

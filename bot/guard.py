@@ -186,6 +186,8 @@ class Guard:
             return await next_()
         if verdict is not None:
             return self._refuse(asker, body, verdict)
+        if self._was_welcome(asker):
+            return await next_()
         try:
             await self._keep(str(body.get("event_id") or body.get("trigger_id") or uuid4()), asker, body)
         except FlowError as error:
@@ -193,6 +195,20 @@ class Guard:
                 raise
             return _acknowledged({"text": sentence_for(error, "/flow")})
         return _acknowledged()
+
+    def _was_welcome(self, asker: Asker) -> bool:
+        """Of a person who was let in within the hour: a form that is open must not close without its answer."""
+        access, after = self._door.access, self._door.after
+        verdict = access.known(asker.user_id, asker.channel, lately=True)
+        if verdict is None or not verdict.allowed or asker.user_id in self._busy:
+            return False
+        after.start(self._refresh(asker), "who may")
+        return True
+
+    async def _refresh(self, asker: Asker) -> None:
+        verdict = await self._door.access.decide(asker.user_id, asker.channel)
+        if not verdict.allowed:
+            log.info("somebody may no longer use Flow", by=asker.user_id, reason=verdict.reason)
 
     def _refuse(self, asker: Asker, body: dict[str, Any], verdict: Verdict) -> BoltResponse:
         log.info("refused", by=asker.user_id, channel=asker.channel, reason=verdict.reason, type=body.get("type"))

@@ -67,6 +67,17 @@ async def test_what_is_remembered_is_decided_without_waiting() -> None:
     assert who.known("U1", "C1") == Verdict(Reason.GUEST)
 
 
+async def test_for_a_press_the_answer_of_the_last_hour_will_do() -> None:
+    slack, clock = Slack(), Clock()
+    who = access(slack, clock)
+    await who.decide("U1", "C1")
+    clock.now = 3_599
+    assert who.known("U1", "C1") is None
+    assert who.known("U1", "C1", lately=True) == WELCOME
+    clock.now = 3_600
+    assert who.known("U1", "C1", lately=True) is None
+
+
 @pytest.mark.parametrize(
     ("user", "settings", "reason"),
     [
