@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from config.logging import get_logger
 from sessions.asks import Ask, AskClosedAlready, AskId, AskKind, AskState, Decision, ask_id
-from sessions.askstore import Behavior, RuleScope, StoredRule
+from sessions.askstore import Behavior, RuleScope, StoredRule, channel_scope
+from sessions.errors import LeaseLost, StoreUnavailable
 from sessions.link import Shared
 from sessions.policy import Policy, scopes_of
 from sessions.store import Store
@@ -30,6 +32,8 @@ class Asking:
     _telling: Telling
     _shared: Shared
     _live: dict[SessionId, LiveSession]
+    _group: asyncio.TaskGroup
+    _draining: bool
 
     async def _ring_all(self, session_id: SessionId) -> None:
         raise NotImplementedError
@@ -48,6 +52,9 @@ class Asking:
             raise
         log.info("decided", ask=ask.id, session=ask.session_id, tool=ask.tool, state=ask.state.value, by=by)
         await self._closed(ask)
+        if decision.behavior == "allow" and decision.scope == "channel":
+            session = await self.store.get(ask.session_id)
+            self._follow_rules("channel", channel_scope(session.thread.team, session.thread.channel))
         return ask
 
     async def ask(self, ask_id: AskId) -> Ask | None:
@@ -120,7 +127,7 @@ class Asking:
         log.info("mode", session=session_id, mode=mode, by=by)
         if live := self._live.get(session_id):
             live.configured(session)
-            await self._permit(live)
+            await self._permit(live, mode=True)
         return session
 
     async def rules(self, session_id: SessionId) -> list[StoredRule]:
@@ -128,18 +135,26 @@ class Asking:
         return await self.store.asks.rules(scopes_of(await self.store.get(session_id)))
 
     async def add_rule(self, scope: RuleScope, scope_id: str, behavior: Behavior, rule: str, by: str) -> None:
-        """Idempotent. Running sessions follow it with their next turn."""
+        """Idempotent. Running sessions follow it at once; those of other processes with their next turn."""
         await self.store.asks.add_rule(scope, scope_id, behavior, rule, by, self.store.clock())
+        self._follow_rules(scope, scope_id)
 
     async def remove_rule(self, rule_id: str, by: str) -> StoredRule | None:
-        """The rule that was; None: there is none. Running sessions follow with their next turn."""
+        """The rule that was; None: there is none. Running sessions follow as with `add_rule`."""
         rule = await self.store.asks.remove_rule(rule_id)
         if rule is not None:
             log.info("rule removed", rule=rule.rule, scope=rule.scope, scope_id=rule.scope_id, by=by)
+            self._follow_rules(rule.scope, rule.scope_id)
         return rule
 
-    async def _permit(self, live: LiveSession) -> None:
+    def _follow_rules(self, scope: RuleScope, scope_id: str) -> None:
+        """Not waited for: a process may take its time."""
+        for live in list(self._live.values()):
+            if live.is_in(scope, scope_id) and not self._draining:
+                self._group.create_task(self._permit(live, mode=False), name=f"rules {live.id}")
+
+    async def _permit(self, live: LiveSession, *, mode: bool) -> None:
         try:
-            await live.permit()
-        except (TimeoutError, WorkletError) as error:
-            log.info("the mode counts from the next prompt", session=live.id, why=repr(error))
+            await live.permit(mode=mode)
+        except (WorkletError, StoreUnavailable, LeaseLost) as error:
+            log.info("mode and rules count from the next prompt", session=live.id, why=repr(error))

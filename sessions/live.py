@@ -13,10 +13,12 @@ from dataclasses import replace
 from typing import Any
 
 from config.logging import bind, get_logger
+from sessions.askstore import RuleScope
 from sessions.errors import LeaseLost, StoreUnavailable
 from sessions.events import Settled
 from sessions.holdings import Holdings
 from sessions.link import Link, Shared
+from sessions.policy import scopes_of
 from sessions.run import Parked, TurnRun
 from sessions.run import Settled as AlreadySettled
 from sessions.telling import Telling
@@ -82,10 +84,17 @@ class LiveSession:
         if self._link is not None:
             self._link.session = replace(self._link.session, mode=session.mode, mode_before=session.mode_before)
 
-    async def permit(self) -> None:
-        """The running process is to follow the session's rules and mode as they are now. Raises AgentGone…"""
-        if self._link is not None and self._link.agent is not None:
-            await self._link.permit(mode=True)
+    async def permit(self, *, mode: bool) -> None:
+        """The running process is to follow the session's rules, and its `mode`, as they are now.
+
+        Raises AgentGone, AgentRefused.
+        """
+        if self._link is not None:
+            await self._link.permit(mode=mode)
+
+    def is_in(self, scope: RuleScope, scope_id: str) -> bool:
+        """Rules of that scope are this session's too."""
+        return self._link is not None and (scope, scope_id) in scopes_of(self._link.session)
 
     def sleep(self) -> asyncio.Future[bool]:
         """Asks it to sleep when it has nothing to do; the future tells whether it did, False if a turn came first."""

@@ -213,6 +213,24 @@ async def test_always_for_this_channel_counts_in_every_later_session_there(heart
     assert process.asked[-1][1]["settings"]["permissions"]["allow"] == [], "the running process follows"
 
 
+async def test_rules_reach_turns_that_run(heart: Heart) -> None:
+    asked = await heart.ask("HOLD")
+    process = await heart.process(asked)
+
+    def applied() -> list[list[str]]:
+        found = [fields["settings"]["permissions"] for name, fields in process.asked if name == "apply_flag_settings"]
+        return [permissions["deny"] for permissions in found]
+
+    await heart.sessions.add_rule("channel", "T1/C2", "deny", "WebFetch", "U1")
+    await heart.sessions.add_rule("channel", "T1/C1", "deny", "Bash(rm *)", "U1")
+    await until(lambda: applied() == [["Bash(rm *)"]])
+    (rule,) = await heart.sessions.rules(asked.session.id)
+    await heart.sessions.remove_rule(rule.id, "U1")
+    await until(lambda: applied() == [["Bash(rm *)"], []])
+    process.answer("done")
+    assert await heart.settled(asked) == Done()
+
+
 async def test_what_was_allowed_is_not_asked_again_although_an_ask_rule_would(heart: Heart) -> None:
     asked, process, request, ask = await asking(heart, suggestions=("Bash(touch x)",), by_rule=True)
     await heart.sessions.decide(ask.id, Decision("allow", scope="session"), "U2")
