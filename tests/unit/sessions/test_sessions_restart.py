@@ -303,7 +303,8 @@ async def test_a_stop_that_meets_a_restart_ends_the_turn_when_it_is_taken_over(s
         await come_back(after)
         assert await after.settled(asked.turn.id) == Interrupted("U9")
         assert "Text" in after.kinds(asked.turn.id)
-        assert process.running is None and not process.dead
+        assert process.running is None
+        assert not process.dead
         assert await after.settled(await after.ask("usable")) == Done()
 
 
