@@ -84,10 +84,14 @@ class NativeStreams:
         stream = message.stream
         if stream is None:
             grows = message.index >= 0 and not part.final and not self._ending
-            fit = action.method is Method.POST and grows and answer.streaming
+            fit = action.method is Method.POST and grows and answer.streaming and not part.asks
             return replace(action, method=Method.START) if fit and _stop_row(part) is not None else action
-        if part.final or action.method is Method.DELETE or self._clock() >= stream.until or self._ending:
+        over = part.final or _stop_row(part) is None  # what follows stands in another message
+        if over or action.method is Method.DELETE or self._ending:
             stream.closing = True
+        elif self._clock() >= stream.until and not stream.closing:
+            stream.closing = True
+            answer.view.step_below()  # what comes goes into a new message, which is a stream again
         if not stream.closing:
             stream.chunks = self._news(answer, stream, part)
         if stream.closing:

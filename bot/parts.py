@@ -33,7 +33,7 @@ _TASKS = {"pending": ("☐", ""), "in_progress": ("◐", "bold"), "complete": ("
 class Part:
     """Message number `index` of a turn. `final`: no further event changes it. `text` is shown in notifications.
 
-    `words`: it says something of the answer, not just that it is being worked on.
+    `words`: it says something of the answer, not just that it is being worked on. `asks`: Claude asks people in it.
     """
 
     index: int
@@ -41,6 +41,7 @@ class Part:
     text: str
     final: bool
     words: bool = True
+    asks: bool = False
 
     @property
     def digest(self) -> str:

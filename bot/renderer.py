@@ -428,4 +428,4 @@ def _render(index: int, page: Page, closing: list[Block], final: bool) -> Part:
     blocks += closing
     if not blocks:  # a page of white space only
         blocks = [context("…")]
-    return Part(index, tuple(blocks), text or "…", final, words)
+    return Part(index, tuple(blocks), text or "…", final, words, asks=page.ask is not None)

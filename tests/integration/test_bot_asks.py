@@ -389,3 +389,44 @@ async def test_what_another_decided_is_shown_here_too(flow: Flow) -> None:
         (await flow.sessions.turns(session.id))[0].id)]  # fmt: skip
     await flow.sessions.decide(ask.id, Decision("deny", message="from the command line"), "U0CLI")
     await flow.shows("#general", story.ts, "denied it: from the command line")
+
+
+async def test_in_a_streamed_conversation_too(start: Start, slack: SlackSimulator) -> None:
+    async with start(streaming="native") as flow:
+        ts = await slack.post("maya", "#general", "@flow HOLD on")
+        process = await flow.process("HOLD on")
+        process.say(TextDelta("Let me see. "))
+        process.say(TextDelta("And so on."))
+        await flow.shows("#general", ts, "Let me see.")
+        process.say(Text("Let me see. And so on."))
+        story = Story(flow, ts, process, process.ask("Bash", {"command": "touch x"}))
+        message = await story.asked("Allow once")
+        assert "touch x" in slack.visible_text(message)
+        assert await until(lambda: "Stop" not in labels(story.message("Let me see.")))
+        await slack.click("maya", message, "ask_allow_once")
+        await flow.shows("#general", ts, "✓ @maya allowed it once.")
+        process.say(Text("Done."))
+        process.end()
+        await flow.shows("#general", ts, "Done.", "tokens in")
+        assert len(flow.calls("chat.startStream")) >= 1
+
+
+async def test_buttons_stay_when_slack_refuses_the_blocks(flow: Flow) -> None:
+    ts = await flow.slack.post("maya", "#general", "@flow HOLD on")
+    process = await flow.process("HOLD on")
+    process.say(Text("Let me see."))
+    await flow.shows("#general", ts, "Let me see.")
+    flow.slack.faults.fail("chat.postMessage", error="invalid_blocks")
+    story = Story(flow, ts, process, process.ask("Bash", {"command": "touch x"}))
+    message = await story.asked("Allow once")
+    assert plainly(message, "touch x")
+    await flow.slack.click("maya", message, "ask_deny")
+    assert (await story.heard())["behavior"] == "deny"
+
+
+def plainly(message: dict[str, Any], words: str) -> bool:
+    """It says so in a section of plain text."""
+    return any(
+        b["type"] == "section" and b["text"]["type"] == "plain_text" and words in b["text"]["text"]
+        for b in message.get("blocks") or []
+    )
