@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 from bot.core import make_share_dir, open_core, open_store
 from config.errors import FlowError
 from config.units import format_duration
+from sessions.controls import Controls
 from sessions.errors import SessionNotFound, StoreBusy
 from sessions.store import Store
+from sessions.transcript import Transcript
 from web.control import CONTROL_SOCKET, ask_to_stop
 from worklets.clone import without_password
 
@@ -61,6 +63,8 @@ async def show_session(settings: Settings, prefix: str) -> int:
     async with _looking(settings) as store:
         session = await _find(store, prefix)
         turns = await store.turns(session.id)
+        controls = Controls(store.db, store, Transcript(store.db, store.clock), store.clock)
+        opinions = await controls.opinions(session.id)
     for name, value in (
         ("id", session.id),
         ("name", session.name),
@@ -70,15 +74,24 @@ async def show_session(settings: Settings, prefix: str) -> int:
         ("container", session.container_id or "none"),
         ("repository", without_password(session.repository or "none")),
         ("branch", session.branch or "none"),
+        ("model", session.model or "as configured"),
+        ("mode", session.mode or "as configured"),
+        ("forked from", session.fork_of or "none"),
         ("created", f"{session.created_at:%Y-%m-%d %H:%M:%S} UTC"),
         ("last active", f"{session.last_activity_at:%Y-%m-%d %H:%M:%S} UTC"),
     ):
         print(f"{name:12} {value}")
     for turn in turns:
-        print(f"\n{turn.created_at:%Y-%m-%d %H:%M:%S} {turn.user_id} ({turn.state.value})\n  {turn.text}")
+        said = _opinion(*opinions.get(turn.id, (0, 0)))
+        print(f"\n{turn.created_at:%Y-%m-%d %H:%M:%S} {turn.user_id} ({turn.state.value}){said}\n  {turn.text}")
         if turn.error:
             print(f"  {turn.error}")
     return 0
+
+
+def _opinion(liked: int, disliked: int) -> str:
+    told = [f"{sign} {count}" for sign, count in (("👍", liked), ("👎", disliked)) if count]
+    return f" {' '.join(told)}" if told else ""
 
 
 async def stop_session(settings: Settings, prefix: str) -> int:

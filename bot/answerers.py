@@ -8,10 +8,8 @@ from typing import Literal
 
 from bot.below import person
 from sessions.asks import Ask, AskKind
+from sessions.controls import at_least
 from sessions.types import Turn
-
-#: Permission modes: with each next one Claude does less without being let.
-STRICTNESS = ("auto", "ask", "plan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +37,7 @@ class Answerers:
         `before`: the mode now. `turns`: those of the session; none of one that is yet to begin, which whoever begins it
         asks. To make Claude ask more is everybody's.
         """
-        if STRICTNESS.index(mode) >= STRICTNESS.index(before) or user_id in self.approvers:
+        if mode in at_least(before) or user_id in self.approvers:
             return None
         if self.who == "approvers":
             return f"Only approvers can let Claude do more by itself: {_listed(self.approvers)}."

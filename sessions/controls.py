@@ -13,7 +13,7 @@ from sessions.db import Database
 from sessions.errors import SessionNotFound
 from sessions.lookup import Lookup
 from sessions.recap import recap
-from sessions.tables import Moment, metadata, session_of, sessions
+from sessions.tables import Moment, metadata, session_of, sessions, turns
 from sessions.transcript import Transcript
 from sessions.types import Session, SessionId, SessionState, TurnId
 from worklets.events import AgentEvent
@@ -26,6 +26,7 @@ MODES = ("auto", "ask", "plan")  # with each next one Claude does less without b
 def at_least(mode: str) -> tuple[str, ...]:
     """The mode and those in which Claude does still less by itself."""
     return MODES[MODES.index(mode) :]
+
 
 _SUMMARY = 4_000  # characters of what a fork knows should its volume be lost
 _NEWEST = 40  # turns that are read for it
@@ -115,6 +116,15 @@ class Controls:
         await self._lookup.turn(turn_id)
         async with self._db.transaction() as connection:
             await connection.execute(insert.on_conflict_do_update(index_elements=["turn_id", "user_id"], set_=changed))
+
+    async def opinions(self, session_id: SessionId) -> dict[TurnId, tuple[int, int]]:
+        """How many liked each of the session's answers, and how many did not; without those of nobody."""
+        liked = sa.func.sum(sa.case((feedback.c.good, 1), else_=0)).label("liked")
+        query = sa.select(feedback.c.turn_id, liked, sa.func.count().label("all"))
+        query = query.join(turns, turns.c.id == feedback.c.turn_id).where(turns.c.session_id == session_id)
+        async with self._db.read() as connection:
+            rows = (await connection.execute(query.group_by(feedback.c.turn_id))).all()
+        return {TurnId(row.turn_id): (int(row.liked), int(row.all) - int(row.liked)) for row in rows}
 
     async def ratings(self, turn_id: TurnId) -> dict[str, bool]:
         """Who thought what of the turn's answer."""

@@ -36,6 +36,14 @@ async def test_a_thread_is_steered_by_words(world: World) -> None:
     assert "haiku" not in asked_of(world, "SAY first matter")[0]
     assert "haiku" in asked_of(world, "SAY with another model")[-1]
 
+    answer = [m for m in world.slack.messages("general", root) if "[Retry]" in world.slack.visible_text(m)][-1]
+    await world.slack.click("jonas", answer, "turn_up")
+    await told(world, "jonas", "👍 Noted")
+    listed = (await world.program.flow("sessions", "list")).stdout
+    shown = (await world.program.flow("sessions", "show", listed.splitlines()[-1].split()[0])).stdout
+    assert "model        haiku" in shown
+    assert "(done) 👍 1" in shown
+
     await say("context")
     assert "tokens" in await told(world, "maya", "My memory of this thread")
     await say("cost")

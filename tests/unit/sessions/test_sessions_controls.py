@@ -170,7 +170,11 @@ async def test_everybody_has_one_opinion_of_an_answer(heart: Heart) -> None:
     await controls.rate(asked.turn.id, "U1", True)
     await controls.rate(asked.turn.id, "U2", True)
     await controls.rate(asked.turn.id, "U1", False)
-    assert await controls.ratings(asked.turn.id) == {"U1": False, "U2": True}
+    await controls.rate(asked.turn.id, "U3", True)
+    assert await controls.ratings(asked.turn.id) == {"U1": False, "U2": True, "U3": True}
+    other = await heart.ask("two")
+    assert await controls.opinions(asked.session.id) == {asked.turn.id: (2, 1)}
+    await heart.settled(other)
     with pytest.raises(SessionNotFound):
         await controls.rate(TurnId("none"), "U1", True)
     await heart.settled(asked)
