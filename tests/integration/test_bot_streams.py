@@ -104,25 +104,28 @@ async def test_elsewhere_answers_are_edited(start: Start, streaming: Any, place:
         assert not any(flow.calls(name) for name in STREAM_CALLS)
 
 
-async def test_a_stream_is_stopped_before_slack_ends_it_and_the_message_goes_on(start: Start) -> None:
+async def test_a_stream_is_stopped_before_slack_ends_it_and_the_answer_goes_on_in_another(start: Start) -> None:
     skipped = 0.0
+    first = "One sentence before the time is over. " * 4
+    then = "\n\nOne sentence after the time is over. " * 4
     async with start(streaming="auto", pace=10, clock=lambda: time.monotonic() + skipped) as flow:
         ts, process = await _asks(flow)
-        await _says(flow, process, "dm", ts, WORDS)
+        await _says(flow, process, "dm", ts, first)
         skipped = LIFE
-        process.say(TextDelta("and this is late "))
-        await flow.shows("dm", ts, "this is late", user="maya")
-        assert len(flow.calls("chat.stopStream")) == 1
-        [answer] = _answers(flow, "dm", ts)
-        assert answer["streaming_state"] == "completed"
-        process.say(TextDelta("and later still "))
-        await flow.shows("dm", ts, "later still", user="maya")
-        text = f"{WORDS}and so on and this is late and later still "
-        process.say(Text(text))
+        process.say(TextDelta("and still "))
+        await until(lambda: len(flow.calls("chat.stopStream")) == 1)
+        await flow.shows("dm", ts, "and still", user="maya")
+        process.say(TextDelta(then))
+        await until(lambda: len(flow.calls("chat.startStream")) == 2)
+        process.say(TextDelta("The end. "))
+        process.say(Text(f"{first}and so on and still {then}The end. "))
         process.end()
-        await flow.shows("dm", ts, "tokens in", user="maya")
-        assert len(_answers(flow, "dm", ts)) == 1
-        assert len(flow.calls("chat.startStream")) == 1
+        await flow.shows("dm", ts, "The end.", "tokens in", user="maya")
+        assert await flow.show.outbox.flush(10)
+        answers = _answers(flow, "dm", ts)
+        assert [answer["streaming_state"] for answer in answers] == ["completed", "completed"]
+        shown = "\n".join(flow.thread("dm", ts, "maya"))
+        assert (shown.count("before the time"), shown.count("after the time"), shown.count("and so on")) == (4, 4, 1)
 
 
 @pytest.mark.parametrize(
