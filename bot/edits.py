@@ -6,6 +6,7 @@ from typing import Any
 
 from bot.door import Door
 from bot.inbound import Amendment, read_edit
+from bot.threadwords import as_asked
 from config.logging import bind, get_logger
 
 log = get_logger(__name__)
@@ -23,7 +24,7 @@ async def follow(door: Door, amendment: Amendment) -> None:
     # Whoever edits in a thread that is none of ours, or anywhere in a channel, changes nothing here.
     if not amendment.addressed and await door.sessions.find(thread) is None:
         return
-    text = amendment.text
+    text = as_asked(amendment.text) if amendment.text and amendment.addressed else amendment.text
     if amendment.aside is not None:
         text = await door.people.readable(amendment.aside)
     with bind(thread=thread.thread_ts, channel=thread.channel):

@@ -16,7 +16,7 @@ from bot.options import set_level
 from bot.parts import context, fallback
 from bot.refusals import refusal
 from bot.sharing import share
-from bot.threadwords import LEVELS, Word
+from bot.threadwords import COMMANDS, LEVELS, Word
 from config.logging import bind, get_logger
 from sessions.costs import Costs, described
 from sessions.options import Level
@@ -34,9 +34,6 @@ _MODES = {
     "ask": "I ask here before I do what changes something.",
     "plan": "I look around and make a plan, and change nothing until it is approved.",
 }
-#: What Claude Code itself is told.
-_COMMANDS = {"compact": "/compact", "clear": "/clear"}
-
 #: Does it, and tells the person what it returns, if anything.
 Act = Callable[[Door, Session, Word], Awaitable[str]]
 
@@ -49,7 +46,7 @@ async def act_on_word(door: Door, word: Word, *, late: bool) -> None:
     """
     if not door.acted.first(f"word {word.source_id}"):
         return
-    if word.name in _COMMANDS:
+    if word.name in COMMANDS:
         try:
             await _command(door, word)
         except Exception:
@@ -61,7 +58,7 @@ async def act_on_word(door: Door, word: Word, *, late: bool) -> None:
 
 async def _command(door: Door, word: Word) -> None:
     """A turn, like any prompt: before Slack hears that the message arrived."""
-    asked = Prompt(word.thread, word.source_id, word.ts, word.user_id, _COMMANDS[word.name], starts=False)
+    asked = Prompt(word.thread, word.source_id, word.ts, word.user_id, COMMANDS[word.name], starts=False)
     if await door.sessions.submit(asked) is None:
         door.after.start(door.whisper(word.thread, word.user_id, _NO_SESSION), word.name)
 

@@ -21,6 +21,14 @@ _PLAIN = ("cost", "context", "compact", "clear", "fork", "help", *LEVELS)
 _CHANNEL = re.compile(r"share\s+<#([CGD][A-Z0-9]+)(?:\|[^<>]*)?>", re.IGNORECASE)
 _WITH = re.compile(rf"/?(model)\s+({'|'.join(MODELS)})|(mode)\s+({'|'.join(MODES)})", re.IGNORECASE)
 
+#: Words that Claude Code itself is told, as a turn.
+COMMANDS = {"compact": "/compact", "clear": "/clear"}
+
+
+def as_asked(text: str) -> str:
+    """What a message that calls Flow asks of Claude once it was edited to `text`."""
+    return COMMANDS.get(text.strip().lower(), text)
+
 
 @dataclass(frozen=True, slots=True)
 class Word:

@@ -198,6 +198,23 @@ async def test_compact_and_clear_are_given_to_the_cli(flow: Flow) -> None:
     assert prompts(flow) == ["hello there", "/compact", "/clear", "/compact focus on x"]
 
 
+async def test_a_waiting_message_that_is_edited_to_a_word_is_that_word(flow: Flow) -> None:
+    ts = await flow.slack.post("maya", "#general", "@flow HOLD on")
+    process = await flow.process("HOLD on")
+    waiting = await say(flow, ts, "compcat")
+    await flow.shows("#general", ts, "I will start when")
+    await flow.slack.edit("maya", waiting, "@flow compact")
+
+    async def followed() -> bool:
+        (session,) = await flow.sessions.list()
+        return [turn.text for turn in await flow.sessions.turns(session.id)] == ["HOLD on", "/compact"]
+
+    await until(followed)
+    process.answer("done")
+    await finished(flow, ts, 2)
+    assert prompts(flow) == ["HOLD on", "/compact"]
+
+
 async def test_a_slip_of_the_finger_is_a_prompt(flow: Flow) -> None:
     ts, _ = await answered(flow)
     await say(flow, ts, "modle opus")
