@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,18 @@ async def test_what_is_stopped_is_withdrawn(flow: Flow) -> None:
     await flow.shows("#general", story.ts, "■ Withdrawn", "Stopped by @maya")
     await flow.slack.click("maya", with_buttons(flow, message), "ask_allow_once")
     await story.told("maya", "Withdrawn: Claude does not wait for an answer any more.")
+
+
+async def test_what_has_expired_says_so(flow: Flow) -> None:
+    story = await asking(flow, "Bash", {"command": "touch x"})
+    message = await story.asked("Open until")
+    await flow.sessions.store.asks.expire(datetime.now(UTC) + timedelta(days=2))
+    await flow.slack.click("maya", message, "ask_allow_once")
+    await story.told("maya", "⌛ Expired: nobody answered in time.")
+    (session,) = await flow.sessions.list()
+    flow.sessions.ring(session.id)
+    await flow.shows("#general", story.ts, "⌛ Expired: nobody answered in time.")
+    assert "denied" not in str(story.texts())
 
 
 # ---- questions ---------------------------------------------------------------------------------------------------
