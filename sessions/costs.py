@@ -197,7 +197,7 @@ class Costs:
             changed = {name: row[name] for name in ("turn_id", "user_id", "at", "day", "cost", "base")}
             await connection.execute(
                 statement.on_conflict_do_update(
-                    index_elements=["session_id", "epoch", "seq", "part"], set_=changed, where=PROVISIONAL
+                    index_elements=["session_id", "epoch", "seq", "part"], set_=changed, where=costs.c.final.is_(False)
                 )
             )
             counted = sa.update(costs).where(_of_process(session.id, epoch), PROVISIONAL, costs.c.seq != _METER)
