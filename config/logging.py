@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import sys
 from contextlib import AbstractContextManager
-from typing import Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import structlog
 
-from config.masking import Masker
+if TYPE_CHECKING:
+    from config.masking import Masker
 
 #: Libraries whose every request and retry a debugging person wants to know.
 _CHATTY = ("slack_bolt", "slack_sdk", "aiohttp.access")

@@ -16,8 +16,6 @@ from functools import cache
 from typing import TypeVar, cast
 from urllib.parse import quote, quote_plus, unquote
 
-from pydantic import BaseModel, SecretStr
-
 from config.secretpatterns import Pattern, passwords_in, patterns
 
 MASK = "‹masked›"
@@ -108,6 +106,8 @@ class Masker:
 
 def secrets_of(settings: object) -> list[str]:
     """Every secret among settings: values of type SecretStr, and the passwords in addresses."""
+    from pydantic import BaseModel, SecretStr  # slow, and not needed by all that logs
+
     if isinstance(settings, SecretStr):
         return [settings.get_secret_value()]
     if isinstance(settings, str):
