@@ -15,6 +15,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
+import aiohttp
 from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_client import AsyncWebClient
 
@@ -230,11 +231,12 @@ class Couriers:
         if sent is None:
             return False
         late = utcnow() - sent.created_at > _PATIENCE
-        if said.meaning in (Meaning.LIMITED, Meaning.UNKNOWN) and not isinstance(error, FileNotFoundError) and not late:
+        passes = said.meaning in (Meaning.LIMITED, Meaning.UNKNOWN) and not _is_final(error)
+        if passes and not late:
             log.info("Slack did not take a file; trying again", error=said.error)
             return False
         log.warning("a file cannot be shown", error=said.error, exc_info=None if said.error else error)
-        sentence = _sentence(error, sent, self._limit)
+        sentence = _sentence(error, self._limit)
         try:
             await self._store.settle(sent, sentence)
             session = await self._sessions.get(session_id)
@@ -273,11 +275,22 @@ class Couriers:
             log.warning("nobody can be told of a file", error=refusal(error).error)
 
 
-def _sentence(error: Exception, sent: SentFile, limit: int) -> str:
-    if isinstance(error, FileNotFoundError):
+def _is_final(error: Exception) -> bool:
+    """What looks like a broken connection, and is none: the file cannot be read, or Slack refuses the upload itself."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return error.status in (400, 403, 413)
+    return isinstance(error, (FileNotFoundError, NotADirectoryError, PermissionError))
+
+
+def _sentence(error: Exception, limit: int) -> str:
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return "it is gone from the container."
+    if isinstance(error, PermissionError):
+        return "Flow may not read it; check the rights of FLOW_SHARE_DIR."
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"Slack does not take it (HTTP {error.status})."
     if isinstance(error, ValueError):
-        return f"it is larger than {format_size(limit)}." if sent.name else "it is empty."
+        return f"it is larger than {format_size(limit)}."
     said = refusal(error)
     if said.meaning is Meaning.CHANNEL:
         return place_sentence(said.error)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from config.units import format_size
 from worklets import rundir
 from worklets.engine import Engine, explanation
-from worklets.errors import ImageMissing, WorkletError, WorkletStartFailed
+from worklets.errors import AgentGone, ImageMissing, WorkletError, WorkletStartFailed
 from worklets.files import OUTGOING, pack
 from worklets.identity import Identity
 from worklets.rundir import AGENT_UID
@@ -131,10 +131,15 @@ class DockerRuntime:
     async def place(self, name: str, files: Mapping[str, Path]) -> None:
         """The engine unpacks inside the container's own root, so that no link leads out of it."""
 
+        from docker.errors import NotFound
+
         def place(client: DockerClient) -> None:
             with tempfile.TemporaryFile(dir=self._share_dir) as packed:
                 pack(files, packed)
-                client.api.put_archive(self._full(name), _WORKSPACE, packed)
+                try:
+                    client.api.put_archive(self._full(name), _WORKSPACE, packed)
+                except NotFound as e:
+                    raise AgentGone from e
 
         try:
             await self._engine.call("start", place, timeout=300)

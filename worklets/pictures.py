@@ -2,12 +2,13 @@
 
 The API refuses a request with a picture that it cannot take, and so every later one of the conversation: whatever is
 doubtful stays a file. It takes JPEG, PNG, GIF and WebP, of 5 MB in base64 and 8,000 pixels a side, 2,000 where there
-are more than 20 (Anthropic's documentation, "Vision").
+are more than 20 (Anthropic's documentation, "Vision"); the CLI (2.1.329) scales larger ones to 2,000 pixels itself.
 """
 
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -43,8 +44,18 @@ Size = tuple[int, int]
 
 
 def _png(content: bytes) -> Size | None:
-    if not content.startswith(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR") or b"IEND" not in content[-16:]:
+    """Chunk by chunk to the last: one that is damaged would be refused."""
+    if not content.startswith(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"):
         return None
+    at = 8
+    while True:
+        length, kind = struct.unpack_from(">I4s", content, at)
+        (checksum,) = struct.unpack_from(">I", content, at + 8 + length)
+        if zlib.crc32(content[at + 4 : at + 8 + length]) != checksum:
+            return None
+        if kind == b"IEND":
+            break
+        at += 12 + length
     width, height = struct.unpack_from(">II", content, 16)
     return width, height
 

@@ -77,7 +77,8 @@ class Runtime(Protocol):
     async def place(self, name: str, files: Mapping[str, Path]) -> None:
         """Copies files into the workspace, each to its `<directory>/<name>` there, owned by the agent's user.
 
-        What stands in a file's place is replaced. No link is followed out of the worklet. The worklet must run.
+        What stands in a file's place is replaced. No link is followed out of the worklet. The worklet must run. Raises
+        AgentGone, WorkletError.
         """
 
     def sender(self, name: str, limit: int) -> tuple[str, ...]:

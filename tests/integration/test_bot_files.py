@@ -234,6 +234,14 @@ async def test_claude_hears_why_slack_does_not_take_it(flow: Flow, path: Path) -
     assert pictures(flow.slack, ts) == []
 
 
+async def test_an_upload_that_slack_refuses_for_good(flow: Flow, path: Path) -> None:
+    flow.slack.faults.fail("upload", status=413)
+    _, process = await at_work(flow)
+    process.say(ToolStarted("t1", SEND_FILE, {}))
+    place = hand_over(path, process.name, "t1")
+    assert await until(lambda: reply_in(place)) == {"error": "Slack does not take it (HTTP 413)."}
+
+
 async def test_people_hear_of_it_when_claude_has_gone_on(flow: Flow, path: Path) -> None:
     flow.slack.faults.latency(0.6, "files.completeUploadExternal")
     flow.slack.faults.fail("files.completeUploadExternal", error="restricted_action")

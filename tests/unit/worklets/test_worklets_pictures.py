@@ -71,6 +71,9 @@ def test_what_is_none() -> None:
     assert picture("a.png", b"hello") is None
     assert picture("a.png", b"") is None
     assert picture("a.png", png(4, 4)[:-20]) is None  # cut off
+    damaged = bytearray(png(4, 4))
+    damaged[45] ^= 1
+    assert picture("a.png", bytes(damaged)) is None
     assert picture("a.png", png(0, 4)) is None
     assert picture("a.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>") is None
     assert picture("a.gif", gif(4, 4) + bytes(MOST_BYTES)) is None
