@@ -10,7 +10,7 @@ import logging
 from benchmarks.harness import Row, machine, say, table
 from config.logging import configure
 
-FIGURES = ("start", "restart", "ack", "first", "staleness", "cpu", "memory", "sweep", "relay")
+FIGURES = ("start", "restart", "ack", "first", "staleness", "cpu", "masking", "memory", "sweep", "relay")
 
 
 def main() -> None:
