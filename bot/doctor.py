@@ -88,15 +88,15 @@ async def _access(settings: Settings) -> Finding:
                 return Finding("fail", f"the members of {group} cannot be read ({why})", advice)
             except OSError as error:
                 return Finding("fail", f"Slack does not answer ({type(error).__name__})", "Check the network.")
-    who = [f"{len(names)} {what}" for what, names in (("people", own.users), ("groups", own.groups)) if names]
-    told = f"{' and '.join(who) or 'everybody'}, in {len(own.channels) or 'all'} channels"
+    who = [f"{what} ({len(names)})" for what, names in (("named people", own.users), ("groups", own.groups)) if names]
+    told = f"{' and '.join(who) or 'everybody'}, in {f'named channels ({len(own.channels)})' if own.channels else 'all channels'}"
     others = [what for what, may in (("guests", own.guests), ("other workspaces", own.external)) if may]
     told += f", {' and '.join(others)} too" if others else ", no guests or other workspaces"
     if not own.admins:
         return Finding(
             "warn", f"{told}; no admin", "Set FLOW_ADMINS: a refusal names them, and they can stop anything."
         )
-    return Finding("ok", f"{told}; {len(own.admins)} admins")
+    return Finding("ok", f"{told}; admins: {len(own.admins)}")
 
 
 async def _limits(settings: Settings) -> Finding:
@@ -108,7 +108,7 @@ async def _limits(settings: Settings) -> Finding:
     if not settings.asks.approvers:
         advice = "Set FLOW_APPROVERS; without it everybody who asks in a thread may allow more."
         return Finding("warn", f"{count} set, nobody in particular may allow more", advice)
-    return Finding("ok", f"{count} set, {len(settings.asks.approvers)} people may allow more")
+    return Finding("ok", f"{count} set; who may allow more: {len(settings.asks.approvers)}")
 
 
 async def _system(_: Settings) -> Finding:

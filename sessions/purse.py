@@ -11,7 +11,7 @@ from collections import deque
 
 from config.logging import get_logger
 from sessions.asks import Ask, AskKind, AskState, ask_id
-from sessions.budgets import Budgets, Level
+from sessions.budgets import Budgets, Level, LimitKind
 from sessions.costs import dollars
 from sessions.link import Link, Shared
 from sessions.types import Failed, Interrupted, Outcome, Turn
@@ -168,7 +168,8 @@ class Purse:
 
 def stopped(level: Level) -> Failed:
     """How a turn ends that went beyond a limit."""
-    return Failed(f"{level.words}: I had to stop here. Write again to go on; somebody has to allow it first.")
+    first = "" if level.kind is LimitKind.TURN else "; somebody has to allow it first"
+    return Failed(f"{level.words}: I had to stop here. Write again to go on{first}.")
 
 
 def warning(level: Level) -> str:

@@ -135,6 +135,7 @@ async def test_a_running_turn_ends_at_the_hard_limit(start: Start) -> None:
         outcome = await heart.settled(submitted)
         assert isinstance(outcome, Failed)
         assert "$2.10 of $1.00 are spent for this answer" in outcome.reason
+        assert outcome.reason.endswith("Write again to go on.")
         again = await heart.ask("go on")
         assert await heart.settled(again) == Done()
 
@@ -148,6 +149,7 @@ async def test_the_hard_limit_counts_what_was_spent_before(start: Start) -> None
         outcome = await heart.settled(second)
         assert isinstance(outcome, Failed)
         assert "$2.10 of $1.00 are spent in this thread" in outcome.reason
+        assert "somebody has to allow it first" in outcome.reason
 
 
 async def test_each_limit_is_warned_of_once(start: Start) -> None:
