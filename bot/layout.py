@@ -20,6 +20,7 @@ TOTAL_ROOM = 11_400
 ITEM_ROOM = 40
 TOOLS_ROOM = 1_900  # of one context element
 _LEAST = 800  # less room than this is not worth starting a text in
+_BLANK = 100  # characters of white space that need no message
 _MORE = 80  # characters of the same text that are worth a message below people's
 
 
@@ -165,7 +166,7 @@ class Layout:
             if (forced := self._forced(page, piece)) is not None and (split is None or forced < split.end):
                 self._break(page, piece, Cut(forced, measure(piece.raw[:forced], piece.fence)))
                 self.pages[-1].opens_at = self._at(len(self.pages) - 1)
-            elif split is None:
+            elif split is None or _is_blank(piece.raw, split.end):
                 self._count(page, measure(piece.raw, piece.fence))
                 return
             else:
@@ -339,6 +340,11 @@ class Layout:
     def _new_page(self) -> Page:
         self.pages.append(Page())
         return self.pages[-1]
+
+
+def _is_blank(text: str, start: int) -> bool:
+    """Nothing but a little white space comes from there, which is not shown: no reason for a new message."""
+    return len(text) - start <= _BLANK and not text[start:].strip()
 
 
 def _has(lines: list[ToolLine], line: ToolLine) -> bool:

@@ -127,8 +127,13 @@ def shortened(part: Part) -> Part:
 def summary(blocks: list[Block]) -> str:
     """What a notification says: how the words begin, without Markdown's marks; else what is being done."""
     words = [block for block in blocks if block["type"] == "markdown"]
-    lines = (line for text in _texts(tuple(words or blocks)) for line in text.split("\n"))
-    return clip(" ".join(filter(None, map(_unmarked, lines))), SUMMARY_LIMIT)
+    said = ""
+    for text in _texts(tuple(words or blocks)):
+        for line in text[: 8 * SUMMARY_LIMIT].split("\n"):
+            if len(said) > SUMMARY_LIMIT:
+                break
+            said = f"{said} {_unmarked(line)}".strip()
+    return clip(said, SUMMARY_LIMIT)
 
 
 def _unmarked(line: str) -> str:
