@@ -331,7 +331,8 @@ def _same(known: StoredAsk, ask: Ask, epoch: str) -> bool:
 
 def _words(ask: Ask) -> object:
     """Of a plan its text: the file that it stands in may have another name."""
-    return ask.input.get("plan") if ask.kind is AskKind.PLAN else ask.input
+    words: object = json.loads(_json(ask.input))  # as it is stored
+    return words.get("plan") if ask.kind is AskKind.PLAN and isinstance(words, dict) else words
 
 
 def _row(ask: Ask) -> dict[str, Any]:

@@ -157,12 +157,17 @@ class Time:
     def pass_half_an_hour(self, _pick: int) -> None:
         self.world.loop.advance(1900)
 
+    def wait_in_vain(self, pick: int) -> None:
+        """Whoever waits for people is put to sleep."""
+        self.world.loop.advance(1900)
+        self.sweep(pick)
+
     def sweep(self, _pick: int) -> None:
         if self.world.program.ready:
             self.world.spawn(self.world.program.reaper.ring())
 
 
-TIME = {"pass_moment": 4, "pass_seconds": 2, "pass_minutes": 1, "pass_half_an_hour": 1, "sweep": 3}
+TIME = {"pass_moment": 4, "pass_seconds": 2, "pass_minutes": 1, "pass_half_an_hour": 1, "wait_in_vain": 2, "sweep": 3}
 
 ACTS = st.sampled_from([act for acts in (PEOPLE, CLAUDE, TIME, FAULTS) for act, n in acts.items() for _ in range(n)])
 #: Rounds of the event loop after an act; None: until nothing moves.
