@@ -89,7 +89,8 @@ async def _access(settings: Settings) -> Finding:
             except OSError as error:
                 return Finding("fail", f"Slack does not answer ({type(error).__name__})", "Check the network.")
     who = [f"{what} ({len(names)})" for what, names in (("named people", own.users), ("groups", own.groups)) if names]
-    told = f"{' and '.join(who) or 'everybody'}, in {f'named channels ({len(own.channels)})' if own.channels else 'all channels'}"
+    where = f"named channels ({len(own.channels)})" if own.channels else "all channels"
+    told = f"{' and '.join(who) or 'everybody'}, in {where}"
     others = [what for what, may in (("guests", own.guests), ("other workspaces", own.external)) if may]
     told += f", {' and '.join(others)} too" if others else ", no guests or other workspaces"
     if not own.admins:
