@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from bot.askoutcome import listed, more, outcome
 from bot.asksubject import Option, Question, Subject, headline, questions, subject
-from bot.markdown import clean, clip, cut, render
+from bot.markdown import clean, clip, render
 from bot.parts import Block, actions, button, context, fallback, section
 from bot.plaintext import clip_code, flat, plain_text, preformatted, short, units
+from bot.textcuts import cut
 from sessions.asks import Ask, AskKind
 
 # Action ids of the buttons; the value of each is the ask's id, of a choice also its number.

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from bot.asking import AskMessage
-from bot.markdown import Cut, Measure, Open, cut, measure, render, resting_place
+from bot.markdown import render
+from bot.structure import Open
+from bot.textcuts import Cut, Measure, cut, measure, resting_place
 from bot.toollines import DIFFS, ToolLine
 
 # Slack: 12,000 characters over all markdown blocks of a message, about 13,200 over all blocks, 50 blocks where each

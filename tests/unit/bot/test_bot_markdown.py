@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bot.markdown import Fence, Open, Table, clean, clip, cut, measure, neutralise, render, size
+from bot.markdown import clean, clip, neutralise, render, size
+from bot.structure import Fence, Open, Table
+from bot.textcuts import cut, measure
 
 LIVE = re.compile(r"<(?:[@#!][A-Za-z]|https?:|mailto:)")
 PIECES = st.sampled_from(
