@@ -39,11 +39,11 @@ class Downloads:
     def __init__(self, client: AsyncWebClient, *, pauses: Sequence[float] = _PAUSES) -> None:
         self._client, self._pauses = client, pauses
 
-    async def fetch(self, file: Attached, into: Path, limit: int) -> None:
-        """Writes the file's content to `into`. Raises FileRefused."""
+    async def fetch(self, file: Attached, into: Path, limit: int) -> Attached:
+        """Writes the file's content to `into`; the file as Slack knows it. Raises FileRefused."""
         for pause in (*self._pauses, None):
             try:
-                await self._try(file, into, limit)
+                return await self._try(file, into, limit)
             except _Passing as passing:
                 log.info("a file was not given out", file=file.id, why=str(passing), last=pause is None)
                 if pause is not None:
@@ -51,11 +51,9 @@ class Downloads:
                     continue
             except SlackApiError as error:
                 raise FileRefused(_worded(refusal(error).error)) from error
-            else:
-                return
         raise FileRefused("Slack did not give it out; send it again")
 
-    async def _try(self, file: Attached, into: Path, limit: int) -> None:
+    async def _try(self, file: Attached, into: Path, limit: int) -> Attached:
         if not file.url:
             file = await self._known(file)
         if not self._is_slacks(file.url):  # the token goes to nobody else
@@ -72,6 +70,7 @@ class Downloads:
             raise _Passing(type(error).__name__) from error
         if file.mimetype == "text/html" and file.size not in (0, size):  # the sign-in page is one too
             raise FileRefused(_NO_ACCESS)
+        return file
 
     async def _known(self, file: Attached) -> Attached:
         try:

@@ -15,8 +15,9 @@ class FileRefused(FlowError):
     """The file cannot be had. Its text is a clause, "it was deleted"."""
 
 
-#: Fetches a file to a path that nothing stands at; at most so many bytes. Raises FileRefused.
-Fetch: TypeAlias = Callable[[Attached, Path, int], Awaitable[None]]
+#: Fetches a file to a path that nothing stands at, at most so many bytes; returns what is known of it then, since a
+#: message may tell no more than an id. Raises FileRefused.
+Fetch: TypeAlias = Callable[[Attached, Path, int], Awaitable[Attached]]
 
 
 @dataclass(slots=True)

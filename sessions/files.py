@@ -61,15 +61,17 @@ class _Bringing:
     def __init__(self, shared: Shared, link: Link, turn: Turn, tell: Callable[[Remark], None], staging: Path) -> None:
         self._shared, self._link, self._turn = shared, link, turn
         self._tell, self._staging = tell, staging
+        self._known: dict[str, str] = {}  # where files lie, or will: path → id of the file
         self._refused: list[str] = []
         self._placed: list[str] = []
         self._pictures: list[Picture] = []
 
     async def run(self, attached: Sequence[Attachment]) -> Brought:
         wanted = [one for one in attached if not await self._is_refused(one)]
-        paths = await self._paths(wanted)
+        store, session_id = self._shared.store.files, self._link.session.id
+        self._known = await self._shared.stored(lambda: store.paths(session_id))
         for attachment in wanted:
-            await self._bring(attachment, paths[attachment.position])
+            await self._bring(attachment)
         return Brought((_note(self._placed, self._refused),), tuple(self._pictures))
 
     async def _is_refused(self, attachment: Attachment) -> bool:
@@ -98,49 +100,66 @@ class _Bringing:
         store, turn_id = self._shared.store.files, self._turn.id
         await self._shared.stored(lambda: store.settle(turn_id, attachment.position, reason))
 
-    async def _paths(self, wanted: Sequence[Attachment]) -> dict[int, str]:
-        """Where each is to lie. The same file, when it is asked about again, lies where it lay."""
-        store, turn_id = self._shared.store.files, self._turn.id
-        known = await self._shared.stored(lambda: store.paths(self._link.session.id))
-        by_file = {file_id: path for path, file_id in known.items()}
-        chosen = {one.position: one.path or by_file.get(one.file.id) for one in wanted}
-        fresh = [one for one in wanted if chosen[one.position] is None]
-        worklet = self._link.session.worklet
-        used = {path.casefold() for path in known}
-        while fresh:
-            for one in fresh:
-                chosen[one.position] = free_path(one.file.name, used)
-                used.add(str(chosen[one.position]).casefold())
-            # The agent, or the repository, may have something there.
-            taken = await self._shared.host.taken(worklet, [str(chosen[one.position]) for one in fresh])
-            fresh = [one for one in fresh if chosen[one.position] in taken]
-        paths = {position: str(path) for position, path in chosen.items()}
-        await self._shared.stored(lambda: store.choose(turn_id, paths))
-        return paths
-
-    async def _bring(self, attachment: Attachment, path: str) -> None:
-        staged, fetch = self._staging / str(attachment.position), self._shared.files.fetch
-        is_there = attachment.state == "placed" and not self._link.forgotten
-        if is_there and not attachment.file.mimetype.startswith("image/"):
-            self._placed.append(_line(path, attachment.file, attachment.file.size, shown=False))
+    async def _bring(self, attachment: Attachment) -> None:
+        staged, file = self._staging / str(attachment.position), attachment.file
+        there = await self._lies_at(attachment)
+        if there is not None and not file.mimetype.startswith("image/"):
+            await self._note(attachment, there, None)
             return
+        path = there or ""
         try:
-            if fetch is None:
-                raise FileRefused("Flow is not connected to where it lies")
-            await fetch(attachment.file, staged, self._shared.files.limit)
-            if not is_there:
+            file = await self._fetch(file, staged)
+            if there is None:
+                path = attachment.path or await self._choose(attachment, file.name)
                 await self._shared.host.place(self._link.session.worklet, {path: staged})
         except (AgentGone, RuntimeUnavailable):
             raise
         except (FileRefused, WorkletError) as error:
-            await self._refuse(attachment, _clause(error))
+            if there is None:
+                await self._refuse(attachment, _clause(error))
+            else:  # only it cannot be shown again
+                await self._note(attachment, there, None)
             return
         await self._note(attachment, path, staged)
 
-    async def _note(self, attachment: Attachment, path: str, staged: Path) -> None:
+    async def _fetch(self, file: Attached, staged: Path) -> Attached:
+        if self._shared.files.fetch is None:
+            raise FileRefused("Flow is not connected to where it lies")
+        return await self._shared.files.fetch(file, staged, self._shared.files.limit)
+
+    async def _lies_at(self, attachment: Attachment) -> str | None:
+        """Where the file is in the workspace already: put there before a restart, or asked about a second time."""
+        if self._link.forgotten:
+            return None
+        if attachment.path is not None:
+            return attachment.path if attachment.state == "placed" else None
+        path = next((path for path, file_id in self._known.items() if file_id == attachment.file.id), None)
+        if path is None or not await self._shared.host.taken(self._link.session.worklet, [path]):
+            return None
+        await self._store_path(attachment, path)
+        return path
+
+    async def _choose(self, attachment: Attachment, name: str) -> str:
+        """A path of its own, where neither the agent nor the repository has something."""
+        used = {path.casefold() for path in self._known}
+        path = free_path(name, used)
+        while await self._shared.host.taken(self._link.session.worklet, [path]):
+            used.add(path.casefold())
+            path = free_path(name, used)
+        await self._store_path(attachment, path)
+        return path
+
+    async def _store_path(self, attachment: Attachment, path: str) -> None:
+        store, turn_id = self._shared.store.files, self._turn.id
+        self._known[path] = attachment.file.id
+        await self._shared.stored(lambda: store.choose(turn_id, {attachment.position: path}))
+
+    async def _note(self, attachment: Attachment, path: str, staged: Path | None) -> None:
         store, turn_id = self._shared.store.files, self._turn.id
         await self._shared.stored(lambda: store.settle(turn_id, attachment.position, None))
-        size, found = await asyncio.to_thread(_look, path, staged)
+        size, found = attachment.file.size, None
+        if staged is not None:
+            size, found = await asyncio.to_thread(_look, path, staged)
         room = _PICTURES - sum(len(one.content) for one in self._pictures)
         shown = found is not None and len(found.content) <= room
         if found is not None and shown:

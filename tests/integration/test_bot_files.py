@@ -79,7 +79,7 @@ async def test_a_direct_message_that_is_nothing_but_a_file(flow: Flow) -> None:
 async def test_a_file_of_another_workspace_is_asked_for(flow: Flow) -> None:
     ts = await flow.slack.post("maya", "#general", "@flow look", files=[("a.txt", b"far")], foreign=True)
     await flow.shows("#general", ts, "tokens in")
-    assert await workspace(flow) == {"attachments/file": b"far"}
+    assert await workspace(flow) == {"attachments/a.txt": b"far"}
 
 
 @pytest.mark.parametrize("trouble", ["status", "reset", "limited"])

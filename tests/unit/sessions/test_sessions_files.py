@@ -39,7 +39,7 @@ class Slack:
         self.open = asyncio.Event()
         self.open.set()
 
-    async def fetch(self, file: Attached, into: Path, limit: int) -> None:
+    async def fetch(self, file: Attached, into: Path, limit: int) -> Attached:
         self.fetched.append(file.id)
         await self.open.wait()
         found = self.contents[file.id]
@@ -48,6 +48,7 @@ class Slack:
         if len(found) > limit:
             raise FileRefused("it is too large")
         into.write_bytes(found)
+        return file
 
     @property
     def rules(self) -> FileRules:
@@ -179,11 +180,11 @@ async def cut_while_fetching(start: Start, slack: Slack, asked_text: str = "HOLD
     second = asyncio.Event()
     fetch = slack.fetch
 
-    async def slowly(one: Attached, into: Path, limit: int) -> None:
+    async def slowly(one: Attached, into: Path, limit: int) -> Attached:
         if one.id == "F2":
             second.set()
             await asyncio.Event().wait()
-        await fetch(one, into, limit)
+        return await fetch(one, into, limit)
 
     async with start(files=FileRules(1000, 3, slowly)) as heart:
         files = (file("F3", "gone"), file("F1", "a.txt"), file("F2", "b.png", "image/png"))
@@ -243,9 +244,28 @@ async def test_starting_over_after_a_cut_uses_the_files_that_lie_there(start: St
         thread = ThreadId("T1", "C1", "1700000000.000100")
         asked = await heart.ask("one", thread, files=(file("F1", "a.csv"),))
         assert await heart.settled(asked) == Done()
+        heart.host.workspaces[asked.session.worklet]["attachments/a.csv"] = b"Claude has edited it"
         copy = await heart.ask("two", thread, files=await heart.sessions.store.files.attached(asked.turn.id))
         assert await heart.settled(copy) == Done()
-        assert list(workspace(heart, asked)) == ["attachments/a.csv"]
+        assert workspace(heart, asked) == {"attachments/a.csv": b"Claude has edited it"}
+        assert slack.fetched == ["F1"]
+
+
+async def test_a_picture_that_lies_there_and_cannot_be_had_again(start: Start) -> None:
+    slack = Slack(F1=png())
+    async with start(files=slack.rules) as heart:
+        asked = await heart.ask("HOLD", files=(file("F1", "a.png", "image/png", 73),))
+        first = await heart.process(asked)
+        slack.contents["F1"] = FileRefused("it was deleted in Slack")
+        first.die()
+        second = await until(
+            lambda: (p := heart.host.processes[asked.session.worklet]) is not first and p.prompts and p
+        )
+        assert second.pictures[0] == ()
+        assert any("- attachments/a.png (image/png, 73 B)" in note for note in second.contexts[0])
+        assert remarks(heart, asked) == []
+        second.answer("seen")
+        assert await heart.settled(asked) == Done()
 
 
 # ---- names -------------------------------------------------------------------------------------------------------
