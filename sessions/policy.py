@@ -30,6 +30,8 @@ class Policy:
 
     def mode_after_plan(self, session: Session) -> str:
         """The mode in which an approved plan is carried out."""
+        if self.mode_of(session) != "plan":
+            return self.mode_of(session)
         before = session.mode_before or self.mode
         return before if before in CLI_MODES and before != "plan" else "auto"
 

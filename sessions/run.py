@@ -212,6 +212,10 @@ class TurnRun:
         self._sent = self._given  # it may be working on it: then stopping means to stop it
         if self._stopped.is_set() and not self._given:
             raise Stopped
+        if self._given:
+            await self._asks.unpark()  # it was decided before the process had been put to sleep
+        elif self._again:
+            await self._asks.resumed()
         if self._given or self._again:
             return
         self._ending = self._ending or agent.ending

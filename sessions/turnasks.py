@@ -162,9 +162,14 @@ class TurnAsks:
         lease = self._link.lease
         return bool(waiting) and await self._shared.stored(lambda: self._store.park(lease, self._turn.id))
 
+    async def unpark(self) -> None:
+        """Its process does not sleep: what it does from now on counts."""
+        if is_parked(await self.look()):
+            await self._shared.stored(lambda: self._store.unpark(self._turn.id))
+
     async def resumed(self) -> None:
         """Another process goes on with the turn. A plan that people approved meanwhile is carried out by it."""
-        await self._shared.stored(lambda: self._store.unpark(self._turn.id))
+        await self.unpark()
         session, policy = self._link.session, self._shared.policy
         approved = [one for one in await self.look() if one.ask.kind is AskKind.PLAN and not one.given]
         if policy.mode_of(session) == "plan" and any(one.ask.state is AskState.ALLOWED for one in approved):

@@ -525,6 +525,20 @@ async def test_a_program_that_dies_while_it_puts_to_sleep_goes_on_with_it(start:
         assert after.outcomes(asked.turn.id) == []
 
 
+async def test_what_was_decided_before_it_slept_counts_when_it_is_lost(start: Any, host: ScriptedHost) -> None:
+    async with start() as before:
+        asked, process, request, ask = await asking(before)
+        await before.sessions.drain(0)
+        async with before.db.transaction() as connection:
+            await connection.execute(sa.update(asks_table).values(parked=True))
+        await before.sessions.decide(ask.id, YES, "U2")
+    async with start() as after:
+        await after.reaper.recover()
+        assert (await heard(process, request))["behavior"] == "allow"
+        process.die("Claude's container was killed")
+        assert isinstance(await after.settled(asked.turn.id), Cut), "the tool may have run"
+
+
 async def test_flow_itself_can_ask(start: Any, host: ScriptedHost) -> None:
     async with start() as before:
         asked = await before.ask("HOLD")
