@@ -95,6 +95,7 @@ class Answer:
 
     def assume_posted(self) -> None:
         """The table cannot be read: look in Slack before posting anything."""
+        self.view = self.view.opened_at(())
         for index in (ROOT, 0):
             self.messages[index] = Message(index, unknown=True)
 
