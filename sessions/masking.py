@@ -23,11 +23,12 @@ from worklets.events import (
     ToolFinished,
     TurnEnded,
 )
+from worklets.wire import MOST_OUTPUT
 
 #: Names by which things are found again. They are never shown.
 _IDS = frozenset({"tool_id", "parent", "request_id", "claude_session_id", "prompt_id", "prompt_ids"})
 _WITHOUT_TEXT = (PromptTaken, AskWithdrawn, Spent)
-_CUT = 3_500  # characters of output from which on it may have been cut off at its beginning
+_STDERR = 3_900  # characters of a dying process's last words from which on their beginning may have been cut off
 
 
 class MaskedEvents:
@@ -101,4 +102,4 @@ def _was_cut(event: AgentEvent, text: object) -> bool:
     """Of long output only the end is kept."""
     if not isinstance(event, ToolFinished | AgentExited) or not isinstance(text, str):
         return False
-    return len(text) >= _CUT or text.startswith("…")
+    return len(text) >= (MOST_OUTPUT if isinstance(event, ToolFinished) else _STDERR) or text.startswith("…")

@@ -23,6 +23,7 @@ from worklets.events import (
     ToolFinished,
     ToolStarted,
 )
+from worklets.wire import MOST_OUTPUT
 
 SECRET = "hunter2-hunter2/hunter2"
 TOKEN = "ghp_" + "a1B2c3D4" * 5
@@ -161,3 +162,17 @@ async def test_people_s_own_words_stay_as_they_are_for_claude(start: Start) -> N
         asked = await heart.ask(f"HOLD log in with {SECRET}", THREAD)
         process = await heart.process(asked)
         assert process.prompts[0][1] == f"HOLD log in with {SECRET}"
+
+
+async def test_long_output_that_begins_in_the_middle_of_a_secret_keeps_it(start: Start) -> None:
+    async with start(masker=Masker([SECRET])) as heart:
+        asked = await heart.ask("HOLD")
+        process = await heart.process(asked)
+        lines = "\n".join(f"line {n}" for n in range(5_000))
+        process.say(ToolFinished("t1", True, f"{SECRET[3:]}\n{lines}"[:MOST_OUTPUT]))
+        process.say(ToolFinished("t2", True, "short output: ter2/hunter2"))
+        process.end()
+        await heart.settled(asked)
+        outputs = [event.output for event in heart.events(asked.turn.id) if isinstance(event, ToolFinished)]
+        assert outputs[0].startswith(f"{MASK}\nline 0\n")
+        assert outputs[1] == "short output: ter2/hunter2"
