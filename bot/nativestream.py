@@ -184,6 +184,9 @@ class NativeStreams:
 
     @staticmethod
     def _is_open(message: Message, method: Method, said: Refusal) -> bool:
+        if said.error == "message_not_in_streaming_state":  # it was to be stopped before it is deleted
+            message.stream = None
+            return True
         error = "streaming_state_conflict" if method is Method.EDIT else "cant_delete_message"
         if said.error != error or message.conflicts >= _CONFLICTS:
             return False
