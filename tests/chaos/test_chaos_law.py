@@ -125,6 +125,7 @@ def _blocks(run: Run, *blocks: dict[str, Any]) -> None:
 
 TOOL, END = _context("✓ Bash `make`"), _markdown("the second answer")
 
+
 async def test_what_a_tool_printed_is_no_tool_and_a_diff_may_stay(run: Run) -> None:
     diff = {"type": "actions", "elements": [{"type": "button", "action_id": "diff_1", "text": {"text": "Diff"}}]}
     _blocks(run, _context("✓ Bash `make`\n```\n✓ one passed\n▸ two\n⏳ three\n```"), diff, END)

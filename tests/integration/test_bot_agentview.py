@@ -41,9 +41,11 @@ async def test_slack_shows_that_the_agent_works_and_its_stop_button_stops_it(
 
 
 async def test_an_app_that_is_no_agent_asks_once(tmp_path: Path) -> None:
-    async with SlackSimulator(manifest=MANIFEST) as slack:
-        async with starter(tmp_path, slack, ScriptedHost())(pace=10) as flow:
-            for text in ("one", "two"):
-                ts = await slack.post("maya", "dm", text)
-                await flow.shows("dm", ts, "tokens in", user="maya")
-            assert len(flow.calls("agents.sessions.setStatus")) == 1
+    async with (
+        SlackSimulator(manifest=MANIFEST) as slack,
+        starter(tmp_path, slack, ScriptedHost())(pace=10) as flow,
+    ):
+        for text in ("one", "two"):
+            ts = await slack.post("maya", "dm", text)
+            await flow.shows("dm", ts, "tokens in", user="maya")
+        assert len(flow.calls("agents.sessions.setStatus")) == 1
