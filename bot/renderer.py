@@ -261,7 +261,8 @@ class TurnView:
 
     def _ask_opened(self, event: AskOpened) -> None:
         if (known := self._asks.get(event.ask.id)) is not None:
-            return self._show_ask(event.ask) if known[0].is_open else None
+            again = event.ask.asked_at > known[0].asked_at
+            return self._show_ask(event.ask) if known[0].is_open or again else None
         if (mark := self._mark) is not None:
             # The stored events have the ask before the text that is being written: so a restart shows them.
             self._layout.rollback(mark)

@@ -125,7 +125,8 @@ class AskStore:
     ) -> tuple[StoredAsk, bool]:
         """Stores an ask; the row as it is, and whether it is new. Harmless when repeated. Raises LeaseLost.
 
-        One that a lost process had asked in the same words, and that is open still, is asked again rather than anew.
+        One that a lost process had asked in the same words, and that is open still, is asked again rather than anew;
+        one that was withdrawn, and that Claude asks again, is open again.
         """
         async with self._db.transaction() as connection:
             if lease is not None:
@@ -137,9 +138,13 @@ class AskStore:
             await self._supersede(connection, ask, epoch)
             await connection.execute(self._db.insert(asks).on_conflict_do_nothing(), values)
             row = (await connection.execute(sa.select(asks).where(asks.c.id == ask.id))).one()
-            if ask.decision is not None:
-                await connection.execute(sa.insert(audit), _record(ask, ask.asked_at, None, ask.decision.behavior, ()))
+            await self._record_policy(connection, ask)
         return _stored(row), True
+
+    async def _record_policy(self, connection: Connection, ask: Ask) -> None:
+        """Of an ask that nobody need answer."""
+        if ask.decision is not None:
+            await connection.execute(sa.insert(audit), _record(ask, ask.asked_at, None, ask.decision.behavior, ()))
 
     async def _supersede(self, connection: Connection, ask: Ask, epoch: str) -> None:
         """What a lost process had asked in other words is not waited for any more."""
@@ -152,6 +157,9 @@ class AskStore:
         if known.epoch == epoch and known.request_id == request_id:
             return known
         changed = {"tool_id": ask.tool_id, "request_id": request_id, "epoch": epoch, "given": False, "parked": False}
+        if known.ask.state is AskState.WITHDRAWN:
+            changed |= _row(ask)
+            await self._record_policy(connection, ask)
         statement = sa.update(asks).where(asks.c.id == known.ask.id).values(**changed).returning(*asks.c)
         return _stored((await connection.execute(statement)).one())
 
@@ -184,10 +192,11 @@ class AskStore:
             closed = await close_open(connection, where, AskState.WITHDRAWN, now)
         return closed[0] if closed else None
 
-    async def take_back(self, turn_id: TurnId, now: datetime) -> list[Ask]:
-        """Nobody waits for the answers any more: the turn has ended. Those that were open."""
+    async def take_back(self, turn_id: TurnId, kind: AskKind, now: datetime) -> list[Ask]:
+        """Nobody waits for answers of that kind any more. Those that were open."""
+        where = sa.and_(asks.c.turn_id == turn_id, asks.c.kind == kind.value)
         async with self._db.transaction() as connection:
-            return await close_open(connection, asks.c.turn_id == turn_id, AskState.WITHDRAWN, now)
+            return await close_open(connection, where, AskState.WITHDRAWN, now)
 
     async def waiting_since(self, before: datetime) -> list[SessionId]:
         """Sessions whose process has waited for people since then."""

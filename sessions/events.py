@@ -66,7 +66,10 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class AskOpened:
-    """Claude waits for people. The ask is stored; it stays open over restarts until AskClosed."""
+    """Claude waits for people. The ask is stored; it stays open over restarts until AskClosed.
+
+    After that it may come once more, with a later `asked_at`: Claude had withdrawn it, and asks again.
+    """
 
     ask: Ask
 

@@ -29,7 +29,7 @@ class _Told:
     session: Session
     turn: Turn
     settled: bool = False
-    asks: dict[AskId, AskState] = field(default_factory=dict)  # as they were told last
+    asks: dict[AskId, Ask] = field(default_factory=dict)  # as they were told last
 
 
 class Telling:
@@ -76,15 +76,16 @@ class Telling:
         self._pass_on(session, turn, event)
 
     def ask(self, ask: Ask) -> None:
-        """AskOpened and AskClosed, each once; nothing of a turn that is not shown here."""
+        """AskOpened and AskClosed, each once for each time it is asked; nothing of a turn that is not shown here."""
         told = self._told.get(ask.session_id, {}).get(ask.turn_id)
         if told is None or told.settled or ask.is_silent:
             return
-        if ask.id not in told.asks:
-            told.asks[ask.id] = AskState.OPEN
-            self.tell(told.session, told.turn, AskOpened(_as_asked(ask)))
-        if told.asks[ask.id] is AskState.OPEN and not ask.is_open:
-            told.asks[ask.id] = ask.state
+        known = told.asks.get(ask.id)
+        if known is None or known.asked_at < ask.asked_at:
+            known = told.asks[ask.id] = _as_asked(ask)
+            self.tell(told.session, told.turn, AskOpened(known))
+        if known.is_open and known.asked_at == ask.asked_at and not ask.is_open:
+            told.asks[ask.id] = ask
             self.tell(told.session, told.turn, AskClosed(ask))
 
     def settled(self, turn: Turn) -> None:

@@ -17,7 +17,7 @@ from sessions.askstore import audit
 from sessions.events import AskClosed, AskOpened
 from sessions.policy import Policy
 from sessions.types import Cut, Done, Interrupted, SessionState, Submitted
-from worklets.events import ModeChanged, ToolFinished, ToolStarted
+from worklets.events import Asked, AskWithdrawn, ModeChanged, ToolFinished, ToolStarted
 
 BASH = {"command": "touch x"}
 QUESTION = {"questions": [{"question": "Which?", "header": "Which", "options": [{"label": "a"}, {"label": "b"}]}]}
@@ -347,12 +347,26 @@ async def test_a_stop_takes_the_ask_back(heart: Heart) -> None:
 
 
 async def test_what_the_cli_takes_back_is_closed(heart: Heart) -> None:
-    from worklets.events import AskWithdrawn
-
     asked, process, request, ask = await asking(heart)
     process.say(AskWithdrawn(request))
     (closed,) = await until(lambda: told(heart, asked, AskClosed))
     assert (closed.id, closed.state) == (ask.id, AskState.WITHDRAWN)
+    process.answer("done")
+    assert await heart.settled(asked) == Done()
+
+
+async def test_what_was_withdrawn_is_open_again_when_claude_asks_for_it_again(heart: Heart) -> None:
+    asked, process, request, ask = await asking(heart)
+    process.say(AskWithdrawn(request))
+    await until(lambda: told(heart, asked, AskClosed))
+    process.asks = {"again": ask.tool_id}
+    process.say(Asked("again", "Bash", BASH, ask.tool_id))
+    again = await opened(heart, asked, 2)
+    assert (again.id, again.state) == (ask.id, AskState.OPEN)
+    assert again.asked_at > ask.asked_at
+    decided = await heart.sessions.decide(ask.id, YES, "U2")
+    assert (await heard(process, "again"))["behavior"] == "allow"
+    assert told(heart, asked, AskClosed)[1:] == [decided]
     process.answer("done")
     assert await heart.settled(asked) == Done()
 
