@@ -165,7 +165,8 @@ async def test_thinking_and_tools(host: WorkletHost) -> None:
     assert [e.name for e in events if isinstance(e, ToolStarted)] == ["Bash", "Write", "Bash"]
     finished = [e for e in events if isinstance(e, ToolFinished)]
     assert [e.ok for e in finished] == [False, True, True]
-    assert [e.details for e in finished] == [{"exit_code": 4}, {"added": 1, "removed": 0}, {"exit_code": 0}]
+    written = {"added": 1, "removed": 0, "path": "notes.txt", "patch": "@@ -0,0 +1,1 @@\n+one"}
+    assert [e.details for e in finished] == [{"exit_code": 4}, written, {"exit_code": 0}]
     assert "/work/workspace\n" in finished[0].output + "\n"
     assert finished[2].output == "one"
     await agent.close()
