@@ -99,10 +99,10 @@ class Asking:
         self._telling.ask(ask)
         await self._ring_all(ask.session_id)
 
-    async def _take_back(self, turn: Turn) -> None:
-        """Of a turn that has ended without its runner."""
-        for ask in await self.store.asks.take_back(turn.id, self.store.clock()):
-            self._telling.ask(ask)
+    async def _taken_back(self, turn: Turn) -> None:
+        """What was open of a turn that has ended without its runner is closed in the table: people are told."""
+        for stored in await self.store.asks.of_turn(turn.id):
+            self._telling.ask(stored.ask)
 
     async def park_waiting(self, before: datetime) -> None:
         """Sessions that run here and have waited for people since then may sleep. Raises StoreUnavailable."""

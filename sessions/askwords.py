@@ -38,8 +38,12 @@ def refusal(ask: Ask) -> str:
 
 
 def reminder(asks: Collection[StoredAsk]) -> str | None:
-    """For a process that took the place of one which had asked people; None: nothing was asked."""
-    lines = [f"- {_named(one.ask)}: {_became(one)}" for one in asks if one.ask.decided_by or one.ask.decision is None]
+    """For a process that took the place of one which had asked people; None: nothing was asked.
+
+    What Flow itself asked about money, Claude need not know.
+    """
+    own = [one for one in asks if one.ask.kind is not AskKind.BUDGET]
+    lines = [f"- {_named(one.ask)}: {_became(one)}" for one in own if one.ask.decided_by or one.ask.decision is None]
     if not lines:
         return None
     told = "\n".join(lines)

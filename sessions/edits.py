@@ -13,6 +13,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from config.text import well_formed
+from sessions.asks import AskState
+from sessions.askstore import asks, close_open
 from sessions.db import Connection, Database
 from sessions.filestore import attach
 from sessions.tables import OPEN, amendments, asides, events, turn_of, turns
@@ -61,6 +63,8 @@ class Edits:
         else:
             statement = statement.values(text=edited.text, edited_ts=edited.edited_ts)
         row = (await connection.execute(statement.returning(*turns.c))).one_or_none()
+        if row is not None and edited.text is None:
+            await close_open(connection, asks.c.turn_id == row.id, AskState.WITHDRAWN, now)
         if row is not None and edited.files is not None:
             await attach(connection, row.id, edited.files)
         return turn_of(row) if row else None
@@ -93,7 +97,11 @@ class Edits:
     async def withdraw(self, turn_id: TurnId, by: str, now: datetime) -> Turn | None:
         """None: the turn does not wait."""
         statement = sa.update(turns).where(turns.c.id == turn_id, _WAITS).values(**_taken_back(by, now))
-        return await self._one(statement)
+        async with self._db.transaction(fast=True) as connection:
+            row = (await connection.execute(statement.returning(*turns.c))).one_or_none()
+            if row is not None:
+                await close_open(connection, asks.c.turn_id == row.id, AskState.WITHDRAWN, now)
+        return turn_of(row) if row else None
 
     async def hurry(self, turn_id: TurnId) -> Turn | None:
         """None: the turn does not wait."""

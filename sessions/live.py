@@ -195,9 +195,8 @@ class LiveSession:
             lambda: store.settle(lease, turn.id, outcome, state=state, container_id=container_id)
         )
         self._run = None  # before anybody hears of it: whoever does may put the session to sleep
-        if turn.started_at is not None:
-            for one in await self._shared.stored(lambda: store.asks.of_turn(turn.id)):
-                self._telling.ask(one.ask)  # what was open has been taken back
+        for one in await self._shared.stored(lambda: store.asks.of_turn(turn.id)):
+            self._telling.ask(one.ask)  # what was open has been taken back
         outcome = outcome_of(turn) or outcome  # it may have been taken back before it began
         log.info("turn settled", outcome=type(outcome).__name__.lower(), seconds=turn.seconds)
         self._shared.tell(link.session, turn, Settled(outcome, turn.seconds))

@@ -349,7 +349,7 @@ class Sessions(Asking, Steering):
 
     async def _settled_elsewhere(self, turn: Turn) -> None:
         """The table has the turn's end already: its runner, if it was about it, and observers are told."""
-        await self._take_back(turn)
+        await self._taken_back(turn)
         self._telling.settled(turn)
         live = self._live.get(turn.session_id)
         if live is not None and live.turn is not None and live.turn.id == turn.id:

@@ -91,13 +91,16 @@ class Purse:
 
     async def _take_back(self) -> None:
         """A question that nobody need answer any more: the limit was raised elsewhere, or its day is over."""
-        open_ones = await self._shared.stored(
-            lambda: self._shared.store.asks.open_ones(session_id=self._turn.session_id)
-        )
-        if any(ask.turn_id == self._turn.id and ask.kind is AskKind.BUDGET for ask in open_ones):
-            now = self._shared.store.clock()
-            for ask in await self._shared.stored(lambda: self._shared.store.asks.take_back(self._turn.id, now)):
+        if await self.is_asking():
+            asks, now = self._shared.store.asks, self._shared.store.clock()
+            for ask in await self._shared.stored(lambda: asks.take_back(self._turn.id, AskKind.BUDGET, now)):
                 self._shared.tell_ask(ask)
+
+    async def is_asking(self) -> bool:
+        """People have not decided yet on what this turn may cost."""
+        asks, session_id = self._shared.store.asks, self._turn.session_id
+        found = await self._shared.stored(lambda: asks.open_ones(session_id=session_id))
+        return any(ask.turn_id == self._turn.id and ask.kind is AskKind.BUDGET for ask in found)
 
     # -- while it runs ---------------------------------------------------------------------------------------------
 

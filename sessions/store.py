@@ -271,7 +271,10 @@ class Store(Lookup):
             turns.c.session_id == session_id, turns.c.started_at.is_(None), turns.c.id != (sparing or "")
         )
         async with self.db.transaction() as connection:
-            return [turn_of(row) for row in await connection.execute(statement)]
+            ended = [turn_of(row) for row in await connection.execute(statement)]
+            those = asks.c.turn_id.in_([turn.id for turn in ended])
+            await close_open(connection, those, AskState.WITHDRAWN, self.clock())
+        return ended
 
     async def mark_delivered(self, turn_id: TurnId) -> SessionId | None:
         """The turn's session; None when the turn is gone."""

@@ -11,6 +11,7 @@ from waiting import until
 
 from config.settings import LimitSettings
 from sessions.asks import Ask, AskKind, AskState, Decision
+from sessions.edits import Edited
 from sessions.events import AskClosed, AskOpened
 from sessions.policy import Policy
 from sessions.types import Done, Failed, Interrupted, Submitted
@@ -37,13 +38,13 @@ async def costing(heart: Heart, text: str, cost: float, **changes: str) -> Submi
     return submitted
 
 
+def asks(heart: Heart, submitted: Submitted) -> Sequence[Ask]:
+    return [event.ask for event in heart.events(submitted.turn.id) if isinstance(event, AskOpened)]
+
+
 async def asked(heart: Heart, submitted: Submitted) -> Ask:
     """The open question about the turn."""
-
-    def found() -> Sequence[Ask]:
-        return [event.ask for event in heart.events(submitted.turn.id) if isinstance(event, AskOpened)]
-
-    return (await until(found, what="a question about money"))[-1]
+    return (await until(lambda: asks(heart, submitted), what="a question about money"))[-1]
 
 
 def remarks(heart: Heart, submitted: Submitted) -> list[str]:
@@ -97,6 +98,7 @@ async def test_a_turn_that_waits_for_money_can_be_stopped(start: Start) -> None:
         ask = await asked(heart, second)
         await heart.sessions.halt(second.session.id, "U1")
         assert await heart.settled(second) == Interrupted("U1")
+        assert heart.kinds(second.turn.id)[-2:] == ["AskClosed", "Settled"]
         closed = await heart.sessions.ask(ask.id)
         assert closed is not None
         assert closed.state is AskState.WITHDRAWN
@@ -226,3 +228,49 @@ async def test_a_preferred_mode_never_asks_less_than_the_settings(start: Start) 
         third = await heart.ask("HOLD three", thread="1700000000.000300", user_id="U2", mode="auto", model="opus")
         found = [(one.session.model, one.session.mode) for one in (first, second, third)]
         assert found == [(None, None), ("haiku", "plan"), ("opus", "auto")]
+
+
+async def test_taking_a_question_about_money_back_leaves_claudes_own_open(start: Start) -> None:
+    async with start(limits=LimitSettings(session=1.0, hard=9.0)) as heart:
+        submitted = await heart.ask("HOLD on")
+        process = await heart.process(submitted)
+        process.ask("Bash", {"command": "touch x"})
+        own = await asked(heart, submitted)
+        spend(process, 1.5)
+        await until(lambda: remarks(heart, submitted))
+        process.exit(1)
+        ask = await until(lambda: [one for one in asks(heart, submitted) if one.kind is AskKind.BUDGET])
+        granted = await heart.sessions.budgets.reached(submitted.session, submitted.turn)
+        await heart.sessions.budgets.grant(granted, own)  # in another thread, say
+        heart.sessions.ring(submitted.session.id)
+        again = await heart.process(submitted)
+        closed, still = await heart.sessions.ask(ask[0].id), await heart.sessions.ask(own.id)
+        assert closed is not None
+        assert still is not None
+        assert (closed.state, still.state) == (AskState.WITHDRAWN, AskState.OPEN)
+        (told,) = again.contexts[-1][-1:]
+        assert "Bash" in told
+        assert "budget" not in told
+        assert "more" not in told
+        end(again, submitted, 0.1)
+        await heart.settled(submitted)
+
+
+@pytest.mark.parametrize("how", ["withdrawn", "deleted", "dropped"])
+async def test_the_transaction_that_ends_a_waiting_turn_closes_its_question(start: Start, how: str) -> None:
+    async with start(limits=LimitSettings(session=1.0)) as heart:
+        await costing(heart, "one", 2.0)
+        second = await heart.ask("two")
+        ask = await asked(heart, second)
+        await heart.sessions.drain(0)  # so nobody else closes it
+        store = heart.sessions.store
+        if how == "withdrawn":
+            assert await store.edits.withdraw(second.turn.id, "U1", store.clock())
+        elif how == "deleted":
+            deleted = Edited(None, "1799999999.000000")
+            assert await store.edits.amend("T1", "C1", second.turn.source_id, deleted, by="U1", now=store.clock())
+        else:
+            assert await store.interrupt_queued(second.session.id, "U1", sparing=None)
+        closed = await heart.sessions.ask(ask.id)
+        assert closed is not None
+        assert closed.state is AskState.WITHDRAWN
