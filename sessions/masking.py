@@ -14,6 +14,7 @@ from config.masking import Masker, StreamMasker
 from worklets.events import (
     AgentEvent,
     AgentExited,
+    Asked,
     AskWithdrawn,
     PreviewVoided,
     PromptTaken,
@@ -95,6 +96,8 @@ class MaskedEvents:
                 after = self._masker.value(before, cut=_was_cut(event, before))
                 if after is not before:
                     changed[name] = after
+        if isinstance(event, Asked) and "suggestions" in changed:  # a rule with a mask in it would fit nothing
+            changed["suggestions"] = tuple(rule for rule in event.suggestions if rule in changed["suggestions"])
         return replace(event, **changed) if changed else event
 
 

@@ -1,7 +1,7 @@
 """What Claude may do in a session without asking: the settings, and the rules that people added.
 
-Rules are Claude Code's own, and the CLI itself applies them (worklets/permissions.py). What a person allowed goes
-before an ask rule of the settings, which the CLI would not let it: that alone is decided here.
+Rules are Claude Code's own, and the CLI itself applies them (worklets/permissions.py). The very call that a person
+allowed goes before an ask rule of the settings, which the CLI would not let it: that alone is decided here.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
+from config.masking import MASK
 from sessions.asks import Ask
 from sessions.askstore import AskStore, RuleScope, StoredRule, channel_scope
 from sessions.types import Session
@@ -59,6 +60,10 @@ async def permissions_of(policy: Policy, store: AskStore, session: Session) -> P
 
 
 def allowed_before(ask: Ask, rules: list[StoredRule]) -> str | None:
-    """The rule by which people have allowed this very call, which an ask rule made the CLI ask again."""
+    """The rule by which people have allowed this very call, which an ask rule made the CLI ask again.
+
+    A rule for more, such as a tool's bare name, does not go before an ask rule. Nor does one in which a secret was
+    masked: it may have been another.
+    """
     known = {one.rule for one in rules if one.behavior == "allow"}
-    return next((rule for rule in (*exact(ask.tool, ask.input), ask.tool) if rule in known), None)
+    return next((rule for rule in exact(ask.tool, ask.input) if rule in known and MASK not in rule), None)

@@ -6,6 +6,7 @@ mode, `bypassPermissions` too. Settings that are applied to a running process re
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -43,16 +44,21 @@ def flow_mode(cli_mode: str) -> str:
 #: The tools that change files: a rule for one does not cover the other.
 EDITS = ("Edit", "Write")
 
+_PATH_RULES = {"Edit": "Edit", "Write": "Edit", "Read": "Read"}  # a path is said of all tools that change files at once
+_PATTERN = re.compile(r"[*?\[\]{}!()\\\n]")  # of paths: what would stand for others, or end the rule
+
 
 def suggested(request: Mapping[str, Any]) -> tuple[str, ...]:
     """The rules that would let through what a `can_use_tool` asks for, and its like.
 
-    The CLI's own suggestions. Where one of our ask rules made it ask there are none: then exactly this command. Empty:
-    no rule can say it.
+    The CLI's own suggestions. Where an ask rule made it ask there are none: then exactly this call, as a rule for more
+    would undo what the ask rule is there for. Empty: no rule can say it.
     """
     tool, found = str(request.get("tool_name", "")), list[str]()
     if request.get("requires_user_interaction"):
         return ()
+    if by_rule(request):
+        return exact(tool, request.get("input") or {})
     given = request.get("permission_suggestions")
     for suggestion in given if isinstance(given, list) else []:
         if suggestion.get("type") == "addRules" and suggestion.get("behavior") == "allow":
@@ -67,12 +73,15 @@ def suggested(request: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def exact(tool: str, arguments: Mapping[str, Any]) -> tuple[str, ...]:
-    """The rule for this very call; empty where the syntax has none (a star would stand for anything)."""
-    command = str(arguments.get("command", ""))
-    if tool != "Bash":
-        return (tool,)
-    plain = command and "*" not in command and "\n" not in command and not command.endswith(":")
-    return (_rule(tool, command),) if plain else ()
+    """The rule for this very command, or for this very file; empty where the syntax has none."""
+    if tool == "Bash":
+        command = str(arguments.get("command", ""))
+        plain = command and "*" not in command and "\n" not in command and not command.endswith(":")
+        return (_rule(tool, command),) if plain else ()  # a star would stand for anything
+    path = str(arguments.get("file_path", ""))
+    if tool not in _PATH_RULES or not path.startswith("/") or _PATTERN.search(path):
+        return ()
+    return (_rule(_PATH_RULES[tool], f"/{path}"),)  # two slashes: from the root of the file system
 
 
 def by_rule(request: Mapping[str, Any]) -> bool:
