@@ -311,6 +311,9 @@ def test_only_the_end_of_a_long_output_is_kept() -> None:
     assert finished.output.endswith("end")
 
 
+BY_RULE = {"decision_reason_type": "rule"}
+
+
 def asked(**request: Any) -> Asked:
     known = {"subtype": "can_use_tool", "tool_name": "Bash", "input": {"command": "x"}, "tool_use_id": "t"}
     (event,) = feed({"type": "control_request", "request_id": "r", "request": {**known, **request}})
@@ -332,6 +335,11 @@ def test_asks() -> None:
         ({"input": {"command": "rm *"}}, ()),  # the star would stand for anything
         ({"input": {"command": "one\ntwo"}}, ()),
         ({"tool_name": "ExitPlanMode", "input": {}, "requires_user_interaction": True}, ()),
+        (BY_RULE | {"tool_name": "Edit", "input": {"file_path": "/w/.github/x.yml"}}, ("Edit(//w/.github/x.yml)",)),
+        (BY_RULE | {"tool_name": "Write", "input": {"file_path": "/w/.github/x.yml"}}, ("Edit(//w/.github/x.yml)",)),
+        (BY_RULE | {"tool_name": "Read", "input": {"file_path": "/w/.env"}}, ("Read(//w/.env)",)),
+        (BY_RULE | {"tool_name": "Edit", "input": {"file_path": "/w/*"}}, ()),
+        (BY_RULE | {"tool_name": "WebFetch", "input": {"url": "https://example.com"}}, ()),
     ],
 )
 def test_rules_that_would_let_a_call_through(request_: dict[str, Any], rules: tuple[str, ...]) -> None:
@@ -437,6 +445,8 @@ def test_input_lines() -> None:
         ("/ what", False),
         ("please /compact", False),
         ("/Users is gone", False),
+        ("/tmp is full, see the screenshot", False),
+        ("/home", False),
     ],
 )
 def test_the_clis_own_commands_are_not_given_as_written_text(text: str, command: bool) -> None:
