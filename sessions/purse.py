@@ -104,17 +104,15 @@ class Purse:
 
     # -- while it runs ---------------------------------------------------------------------------------------------
 
-    async def begin(self, *, given: bool) -> None:
-        """Just before the prompt goes out; `given`: it has been, by whoever ran the turn before."""
+    async def begin(self) -> None:
+        """Just before the prompt goes out, or goes out again."""
         budgets, agent = self._budgets, self._link.agent
         if budgets is None or agent is None:
             return
         session, turn_id = self._link.session, self._turn.id
         base = await self._shared.stored(lambda: budgets.costs.base(session, turn_id, agent.epoch))
-        if base is None:
-            base = await self._spent()
-            base = 0.0 if base is None and not given else base
-        self._base, self._epoch = base, agent.epoch
+        # None still: what the process says first is the base, else one turn would pay for the whole conversation.
+        self._base, self._epoch = await self._spent() if base is None else base, agent.epoch
         if self._watching is None:
             self._watching = asyncio.create_task(self._watch(budgets), name="purse")
         self._poke.set()

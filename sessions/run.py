@@ -262,7 +262,7 @@ class TurnRun:
             known += brought.notes
             known += await self._asks.reminder() if self._again else []
         prompt_id = loss.again_id(self.turn.id, agent.epoch) if self._again else self.turn.id
-        await unless(self._stopped, self._purse.begin(given=self._given))
+        await unless(self._stopped, self._purse.begin())
         self._sent = True
         try:
             await unless(self._stopped, agent.send(prompt_id, self.turn.text, known, brought.pictures))

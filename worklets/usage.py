@@ -42,13 +42,13 @@ def of_result(result: Mapping[str, Any]) -> Usage:
 def dollars_so_far(reply: Mapping[str, Any]) -> float | None:
     """What the process has spent, by its reply to `get_usage`: all answers of the API that have ended.
 
-    Restored by a resume, and back to 0 after `/clear`. None: a model's price is not known, or nothing was spent.
+    Restored by a resume, and back to 0 after `/clear`. None: it does not say, or a model's price is not known.
     """
     session = reply.get("session")
     models = session.get("model_usage") if isinstance(session, Mapping) else None
     if not isinstance(models, Mapping) or not all(isinstance(model, Mapping) for model in models.values()):
         return None
-    return _dollars(list(models.values()))
+    return _dollars(list(models.values())) if models else 0.0
 
 
 def _dollars(models: list[Mapping[str, Any]]) -> float | None:

@@ -39,6 +39,10 @@ Batch = tuple[Position, Sequence[AgentEvent]]
 _numbers = itertools.count(1)
 
 
+def _replies() -> dict[str, dict[str, Any] | Exception]:
+    return {"get_usage": {"session": {"model_usage": {}}}}  # nothing is spent yet
+
+
 @dataclass
 class Process:
     """A relay and its CLI. It lives on while no agent is attached."""
@@ -66,7 +70,7 @@ class Process:
     refuses: bool = False  # has a newer owner
     acked: int = 0
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # control requests: subtype, fields
-    replies: dict[str, dict[str, Any] | Exception] = field(default_factory=dict)  # to control requests, by subtype
+    replies: dict[str, dict[str, Any] | Exception] = field(default_factory=_replies)  # to requests, by subtype
     lost_at: int | None = None  # lines beyond it reach no agent any more
     news: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 from conftest import Heart, Start
-from scripted import Process
+from scripted import Process, ScriptedHost
 from waiting import until
 
 from config.settings import LimitSettings
@@ -199,6 +199,23 @@ async def test_a_process_that_cannot_tell_does_not_hinder(start: Start) -> None:
         process.replies["get_usage"] = unpriced
         process.say(Spent(Usage(1, 1)))
         end(process, submitted, 0.2)
+        assert await heart.settled(submitted) == Done()
+
+
+async def test_a_process_that_cannot_tell_at_first_charges_nobody_for_what_was_before(
+    start: Start, host: ScriptedHost
+) -> None:
+    host.on_start = lambda process: process.replies.update(get_usage=TimeoutError())
+    async with start(limits=LimitSettings(turn=1.0, hard=2.0)) as heart:
+        submitted = await heart.ask("HOLD on")
+        process = await heart.process(submitted)
+        await until(lambda: process.asked.count(("get_usage", {})) == 2)
+        spend(process, 50.0)  # of the conversation before
+        await until(lambda: process.asked.count(("get_usage", {})) == 3)
+        spend(process, 50.9)
+        await until(lambda: remarks(heart, submitted))
+        assert remarks(heart, submitted) == ["$0.90 of $1.00 are spent for this answer ($0.10 left)."]
+        end(process, submitted, 0.9)
         assert await heart.settled(submitted) == Done()
 
 

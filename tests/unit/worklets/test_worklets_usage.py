@@ -39,5 +39,5 @@ def test_the_cli_guesses_for_models_without_a_list_price() -> None:
     assert of_result({}) == Usage()
     assert dollars_so_far({"session": {"model_usage": {"a": known}}}) == 0.5
     assert dollars_so_far({"session": {"model_usage": {"a": guess}}}) is None
-    assert dollars_so_far({"session": {"model_usage": {}}}) is None
+    assert dollars_so_far({"session": {"model_usage": {}}}) == 0.0
     assert dollars_so_far({"session": "?"}) is None
