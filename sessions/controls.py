@@ -100,6 +100,12 @@ class Controls:
             row = (await connection.execute(sa.select(sessions).where(sessions.c.id == id_))).one()
         return session_of(row)
 
+    async def discard(self, session_id: SessionId) -> bool:
+        """Forgets a fork that has no thread yet. False: it has one."""
+        statement = sa.delete(sessions).where(sessions.c.id == session_id, sessions.c.thread_ts.is_(None))
+        async with self._db.transaction() as connection:
+            return (await connection.execute(statement.returning(sessions.c.id))).one_or_none() is not None
+
     async def _said(self, origin: Session) -> str:
         turns = [turn for turn in await self._lookup.turns(origin.id) if turn.state.settled][-_NEWEST:]
         said: dict[TurnId, list[AgentEvent]] = {}

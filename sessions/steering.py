@@ -9,7 +9,7 @@ from sessions.agents import AgentHost
 from sessions.controls import Controls
 from sessions.errors import SessionBusy
 from sessions.store import Store
-from sessions.types import Session, SessionId
+from sessions.types import Session, SessionId, TurnId
 from worklets.errors import AgentGone
 
 if TYPE_CHECKING:
@@ -50,10 +50,22 @@ class Steering:
 
         The same again for the same `source_id`. Raises SessionBusy, WorkletError, SessionNotFound, StoreUnavailable.
         """
-        origin = await self.store.get(session_id)
-        if await self.store.next_turn(session_id) is not None:
-            raise SessionBusy
+        origin, before = await self.store.get(session_id), await self._at_rest(session_id)
         forked = await self.controls.fork(origin, source_id, by)
-        if origin.has_history and origin.retired_at is None:
+        if forked.thread.thread_ts is None and origin.has_history and origin.retired_at is None:
             await self._host.copy(origin.worklet, forked.worklet)
+            try:
+                if await self._at_rest(session_id) != before:
+                    raise SessionBusy
+            except SessionBusy:  # the copy may be of files that were half written
+                if await self.controls.discard(forked.id):
+                    await self._host.destroy(forked.worklet)
+                raise
         return forked
+
+    async def _at_rest(self, session_id: SessionId) -> list[TurnId]:
+        """The turns so far, none of which is open. Raises SessionBusy."""
+        turns = await self.store.turns(session_id)
+        if any(not turn.state.settled for turn in turns):
+            raise SessionBusy
+        return [turn.id for turn in turns]

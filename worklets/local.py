@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import sys
 import time
 from collections import deque
@@ -139,7 +140,7 @@ class LocalRuntime:
                 rundir.begin_filling(self._share_dir, name)
                 with contextlib.suppress(FileNotFoundError):
                     shutil.rmtree(work)
-                shutil.copytree(self._dir(source) / "work", work, symlinks=True)
+                shutil.copytree(self._dir(source) / "work", work, symlinks=True, ignore=_special)
                 rundir.end_filling(self._share_dir, name)
             except (OSError, shutil.Error) as e:
                 raise WorkletError(f"The workspace could not be copied: {e}.", suggestion="Check the disk.") from e
@@ -249,6 +250,18 @@ def bundled_claude() -> Path:
     if spec is None or spec.origin is None:
         raise RuntimeUnavailable("The claude-agent-sdk wheel is not installed.", suggestion="Run `make setup`.")
     return Path(spec.origin).parent / "_bundled" / "claude"
+
+
+def _special(directory: str, names: builtins.list[str]) -> builtins.set[str]:
+    """Pipes, sockets and devices: they belong to running processes, and cannot be copied."""
+
+    def is_special(name: str) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            mode = os.lstat(Path(directory, name)).st_mode
+            return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
+        return False
+
+    return {name for name in names if is_special(name)}
 
 
 def _process(pid: int) -> _Pid | None:

@@ -254,7 +254,9 @@ def _helpers(share_dir: Path) -> list[str]:
 async def test_a_volume_can_be_copied_as_it_is(runtime: Runtime) -> None:
     work = "/work" if runtime.kind == "docker" else '"$HOME/.."'
     making = f"mkdir -p {work}/home/.claude && echo said > {work}/home/.claude/x && cd {work}/workspace && ln -s a b"
-    first = await runtime.start(spec(telling(runtime, f"{making} && echo one > a && chmod 700 a; echo made"), "origin"))
+    first = await runtime.start(
+        spec(telling(runtime, f"{making} && mkfifo c && echo one > a && chmod 700 a; echo made"), "origin")
+    )
     await said(first.run_dir, "told")
     await runtime.copy("origin", "fork")
     looking = f"cd {work}/workspace && echo two >> b && cat a ../home/.claude/x && stat -c %a a && whoami"

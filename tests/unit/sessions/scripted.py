@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -249,6 +249,7 @@ class ScriptedHost:
         self.on_start: Callable[[Process], None] = lambda process: None
         self.unavailable: Exception | None = None
         self.copied: list[tuple[str, str]] = []
+        self.on_copy: Callable[[], Awaitable[object]] = lambda: asyncio.sleep(0)  # what happens meanwhile
         self.put_aside: dict[str, list[Process]] = {}  # whose last words were not stored yet, by worklet
         self._volumes: dict[str, set[str]] = {}
         self.workspaces: dict[str, dict[str, bytes]] = {}  # path → content, by worklet
@@ -304,6 +305,7 @@ class ScriptedHost:
         if self.unavailable:
             raise self.unavailable
         self.copied.append((source, name))
+        await self.on_copy()
         self._volumes.setdefault(name, set(self._volumes[source]))
 
     async def taken(self, name: str, paths: Sequence[str]) -> set[str]:

@@ -148,6 +148,25 @@ async def test_a_fork_of_a_working_session_is_refused(heart: Heart) -> None:
     await heart.settled(asked)
 
 
+@pytest.mark.parametrize("is_done", [True, False])
+async def test_a_fork_of_a_session_that_begins_to_work_meanwhile_is_discarded(heart: Heart, is_done: bool) -> None:
+    asked = await heart.ask("one")
+    await heart.settled(asked)
+
+    async def write() -> None:
+        more = await heart.ask("two" if is_done else "HOLD it")
+        await (heart.settled(more) if is_done else heart.process(more))
+
+    heart.host.on_copy = write
+    with pytest.raises(SessionBusy):
+        await heart.sessions.fork(asked.session.id, "C1:word", "U7")
+    ((_, name),) = heart.host.copied
+    assert name in heart.host.closed, "its volume is removed"
+    assert [one.id for one in await heart.sessions.list()] == [asked.session.id]
+    if not is_done:
+        heart.host.processes[asked.session.worklet].answer("done")
+
+
 async def test_a_fork_of_a_session_without_a_volume_is_told_what_was_said(heart: Heart) -> None:
     asked = await heart.ask("the blue commit")
     await heart.settled(asked)
