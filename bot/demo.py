@@ -72,7 +72,9 @@ async def _with_model(settings: Settings, stack: AsyncExitStack) -> Settings:
     from simulator.model import ScriptedModel
 
     model = await stack.enter_async_context(ScriptedModel())
-    claude = settings.claude.model_copy(update={"api_key": SecretStr("scripted"), "base_url": model.url})
+    claude = settings.claude.model_copy(
+        update={"api_key": SecretStr("no-key-the-model-is-scripted"), "base_url": model.url}
+    )
     return settings.model_copy(update={"claude": claude})
 
 

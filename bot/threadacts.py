@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from bot.refusals import refusal
 from bot.sharing import share
 from bot.threadwords import COMMANDS, LEVELS, Word
 from config.logging import bind, get_logger
+from sessions.controls import MODELS, MODES
 from sessions.costs import Costs, described
 from sessions.options import Level
 from sessions.types import Prompt, Session
@@ -52,7 +53,7 @@ async def act_on_word(door: Door, word: Word, *, late: bool) -> None:
         except Exception:
             door.acted.forget(f"word {word.source_id}")
             raise
-    elif not late or word.name in ("fork", "model", "mode", *LEVELS):
+    elif not late or word.name in ("fork", *LEVELS) or (word.name in ("model", "mode") and word.argument):
         door.after.start(_do(door, word), word.name)
 
 
@@ -85,17 +86,28 @@ async def _said(door: Door, word: Word) -> str:
 
 
 async def _model(door: Door, session: Session, word: Word) -> str:
+    if not word.argument:
+        return (
+            f"I answer with {f'*{session.model}*' if session.model else 'the usual model'}; {_choices('model', MODELS)}"
+        )
     await door.sessions.choose_model(session.id, word.argument)
     return await _tell(door, word, f"▸ {person(word.user_id)} chose *{word.argument}*: I answer with it from now on.")
 
 
 async def _mode(door: Door, session: Session, word: Word) -> str:
-    before, turns = door.sessions.policy.mode_of(session), await door.sessions.turns(session.id)
+    before = door.sessions.policy.mode_of(session)
+    if not word.argument:
+        return f"The mode is *{before}*: {_MODES[before]} {_choices('mode', MODES).capitalize()}"
+    turns = await door.sessions.turns(session.id)
     if refused := door.answerers.loosening_refusal(before, word.argument, turns, word.user_id):
         return refused
     await door.sessions.set_mode(session.id, word.argument, word.user_id)
     told = f"▸ {person(word.user_id)} set the mode to *{word.argument}*: {_MODES[word.argument]}"
     return await _tell(door, word, told)
+
+
+def _choices(word: str, choices: Sequence[str]) -> str:
+    return f"mention me with {', '.join(f'`{word} {one}`' for one in choices)} to change that."
 
 
 async def _level(door: Door, session: Session, word: Word) -> str:

@@ -17,7 +17,7 @@ from sessions.options import Level
 from sessions.types import Prompt, ThreadId
 
 LEVELS = tuple(level.value for level in Level)
-_PLAIN = ("cost", "context", "compact", "clear", "fork", "help", *LEVELS)
+_PLAIN = ("model", "mode", "cost", "context", "compact", "clear", "fork", "help", *LEVELS)
 _CHANNEL = re.compile(r"share\s+<#([CGD][A-Z0-9]+)(?:\|[^<>]*)?>", re.IGNORECASE)
 _WITH = re.compile(rf"/?(model)\s+({'|'.join(MODELS)})|(mode)\s+({'|'.join(MODES)})", re.IGNORECASE)
 
@@ -32,7 +32,7 @@ def as_asked(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """`name` as people write it; `argument` a model, a mode or a channel's id, else empty."""
+    """`name` as people write it; `argument` a model, a mode or a channel's id; empty: there is none, or it is asked."""
 
     name: str
     argument: str

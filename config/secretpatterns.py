@@ -147,6 +147,11 @@ def _password_in_url() -> Pattern:
     return _pattern("url", "://", [user, Atom(":"), password], 5, reference=_REFERENCE, closed="(?=@)")
 
 
+def _token_in_url() -> Pattern:
+    """Where a user's name stands alone; a shorter one is a name (`ssh://git@host`)."""
+    return _pattern("url", "://", [Atom(f"[^{_ENDS}/@:?#]", 16, 256)], 3, reference=_REFERENCE, closed="(?=@)")
+
+
 def patterns() -> list[Pattern]:
     """All of them. Sources: the vendors' documentation of their tokens' formats, and their own scanners' rules."""
     return [
@@ -174,6 +179,7 @@ def patterns() -> list[Pattern]:
         _json_web_token(),
         _private_key(),
         _password_in_url(),
+        _token_in_url(),
         *_settings(),
     ]
 

@@ -69,6 +69,11 @@ class Shared:
     tell_ask: Callable[[Ask], None] = lambda _ask: None
     budgets: Budgets | None = None
 
+    def masker_of(self, session: Session) -> Masker:
+        """Knows the session's own secrets too: its worklet's tokens, and the password in its repository's address."""
+        in_address = passwords_in([session.repository] if session.repository else [])
+        return self.masker.extended([*in_address, *self.secrets(session)])
+
     async def stored(self, call: Callable[[], Awaitable[T]]) -> T:
         """The result of a call on the store, repeated until the database serves.
 
@@ -96,9 +101,7 @@ class Link:
         self._permitted: Permissions | None = None  # the rules that it follows, as far as they are known
         self._shared = shared
         self._stored = Position("", 0)  # up to here, lasting events are in the transcript
-        self._masker = shared.masker.extended(
-            [*passwords_in([session.repository] if session.repository else []), *shared.secrets(session)]
-        )
+        self._masker = shared.masker_of(session)
         self._masked = MaskedEvents(self._masker)
         self._preview_at = Position("", 0)
 

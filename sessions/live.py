@@ -55,6 +55,12 @@ class LiveSession:
         """The turn that it is about."""
         return self._run.turn if self._run else None
 
+    @property
+    def may_be_left(self) -> bool:
+        """Nothing is lost by letting go of it now: no turn runs, or one that waits for people."""
+        run = self._run
+        return run is None or run.turn.started_at is None or run.waits_for_people
+
     def ring(self) -> None:
         """There may be a turn in the table."""
         if self._link is not None:

@@ -358,7 +358,7 @@ class Sessions(Asking, Steering):
 
     def masker(self, session: Session) -> Masker:
         """Takes secrets out of what leaves a session by another way than its agent's words."""
-        return self._shared.masker.extended(self._shared.secrets(session))
+        return self._shared.masker_of(session)
 
     # -- questions ---------------------------------------------------------
 
@@ -405,12 +405,14 @@ class Sessions(Asking, Steering):
     async def drain(self, grace: float) -> None:
         """Begins no further turn, gives running ones `grace` seconds, then lets go: their agents work on.
 
+        Those that wait for people are not waited for.
+
         What is not finished stays as it is in the table; the next start goes on with it.
         """
         self._draining = True
         for session_id, live in self._live.items():
             live.drain()
-            if live.turn is None or live.turn.started_at is None:
+            if live.may_be_left:
                 self._tasks[session_id].cancel()
         await self._wait(grace)
         for session_id, task in self._tasks.items():

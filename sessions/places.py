@@ -15,15 +15,15 @@ from sessions.types import SessionId
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """A place, or a wait for one. `blocked`: when asked, there was nobody idle who could give way."""
+    """A place, or a wait for one. `blocked`: there is nobody idle who could give way, and has not refused to."""
 
     session_id: SessionId
     granted: asyncio.Future[None]
-    blocked: bool
+    blocked: asyncio.Future[None]
 
 
 class Places:
-    """`evict` asks an idle session to go to sleep; it gives its place back by `free`, or works on and stays."""
+    """`evict` asks an idle session to go to sleep; it gives its place back by `free`, or says `stays` or works on."""
 
     def __init__(self, limit: int, evict: Callable[[SessionId], None]) -> None:
         self.limit = limit
@@ -31,6 +31,7 @@ class Places:
         self._working: set[SessionId] = set()
         self._idle: dict[SessionId, None] = {}  # in the order in which they fell idle
         self._leaving: set[SessionId] = set()  # idle ones that were asked to give way
+        self._staying: set[SessionId] = set()  # idle ones that were, and cannot
         self._queue: list[Ticket] = []
 
     @property
@@ -43,14 +44,14 @@ class Places:
 
     def ask(self, session_id: SessionId) -> Ticket:
         """A ticket whose `granted` is done once the session has a place, as a working one. `free` gives it back."""
-        ticket = Ticket(session_id, asyncio.get_running_loop().create_future(), blocked=False)
+        loop = asyncio.get_running_loop()
+        ticket = Ticket(session_id, loop.create_future(), loop.create_future())
         if session_id in self._working or session_id in self._idle:
             self._works(session_id)
             ticket.granted.set_result(None)
             return ticket
         self._queue.append(ticket)
         self._settle()
-        ticket.blocked = not ticket.granted.done() and len(self._leaving) < len(self._queue)
         return ticket
 
     def adopt(self, session_id: SessionId) -> None:
@@ -59,10 +60,23 @@ class Places:
             self._idle[session_id] = None
 
     def idle(self, session_id: SessionId) -> None:
-        """The session has nothing to do, or nothing before people have decided."""
+        """The session has nothing to do, or nothing before people have decided: it can give way, whatever it said."""
         self._working.discard(session_id)
+        self._unmark(session_id)
         self._idle[session_id] = None
         self._settle()
+
+    def waits(self, session_id: SessionId) -> None:
+        """`idle`, where it was not so before: repeated, it changes nothing."""
+        if session_id not in self._idle:
+            self.idle(session_id)
+
+    def stays(self, session_id: SessionId) -> None:
+        """It cannot give way now: another is asked."""
+        if session_id in self._leaving:
+            self._leaving.discard(session_id)
+            self._staying.add(session_id)
+            self._settle()
 
     def works(self, session_id: SessionId) -> None:
         """It has something to do again, if it has kept its place."""
@@ -73,15 +87,19 @@ class Places:
         """The session has no worklet any more, or no longer waits for one. Idempotent."""
         self._working.discard(session_id)
         self._idle.pop(session_id, None)
-        self._leaving.discard(session_id)
+        self._unmark(session_id)
         self._queue = [ticket for ticket in self._queue if ticket.session_id != session_id]
         self._settle()
 
     def _works(self, session_id: SessionId) -> None:
         self._idle.pop(session_id, None)
-        self._leaving.discard(session_id)
+        self._unmark(session_id)
         self._working.add(session_id)
         self._settle()
+
+    def _unmark(self, session_id: SessionId) -> None:
+        self._leaving.discard(session_id)
+        self._staying.discard(session_id)
 
     def _settle(self) -> None:
         """Hands free places out, then asks as many idle sessions to leave as still wait."""
@@ -89,8 +107,11 @@ class Places:
             ticket = self._queue.pop(0)
             self._working.add(ticket.session_id)
             ticket.granted.set_result(None)
-        for session_id in [one for one in self._idle if one not in self._leaving]:
+        for session_id in [one for one in self._idle if one not in self._leaving | self._staying]:
             if len(self._leaving) >= len(self._queue):
                 break
             self._leaving.add(session_id)
             self._evict(session_id)
+        for ticket in self._queue[len(self._leaving) :]:
+            if not ticket.blocked.done():
+                ticket.blocked.set_result(None)

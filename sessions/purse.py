@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable
 
 from config.logging import get_logger
 from sessions.asks import Ask, AskKind, AskState, ask_id
@@ -29,6 +30,7 @@ class Purse:
     def __init__(self, shared: Shared, link: Link, turn: Turn) -> None:
         self.warnings: deque[Level] = deque()  # to be told in the thread
         self.exceeded: Level | None = None  # the turn has to end
+        self.waits = False  # for people, before the turn begins or goes on
         self._shared, self._link, self._turn = shared, link, turn
         self._base: float | None = None  # what the process had spent before the turn
         self._epoch = ""  # of that process
@@ -42,15 +44,25 @@ class Purse:
 
     # -- before the turn begins, or goes on ------------------------------------------------------------------------
 
-    async def afford(self) -> Outcome | None:
-        """Waits for people where a limit is reached. How the turn ends, if they do not let it go on."""
+    async def suffices(self) -> bool:
+        """Nobody need be asked before the turn goes on."""
+        budgets = self._budgets
+        if budgets is None:
+            return True
+        return await self._shared.stored(lambda: budgets.reached(self._link.session, self._turn)) is None
+
+    async def afford(self, on_wait: Callable[[], Awaitable[None]]) -> Outcome | None:
+        """Waits for people where a limit is reached. How the turn ends, if they do not let it go on.
+
+        `on_wait` is awaited before each look at the bell, and may raise to end the wait.
+        """
         budgets, stored = self._budgets, self._shared.stored
         if budgets is None:
             return None
         while (level := await stored(lambda: budgets.reached(self._link.session, self._turn))) is not None:
             ask = await self._ask(level)
             if ask.is_open:
-                await self._wait()
+                await self._wait(on_wait)
             elif ask.state is AskState.ALLOWED:
                 await stored(lambda level=level, ask=ask: budgets.grant(level, ask))  # type: ignore[misc]
                 log.info("more money was granted", limit=level.kind.value, amount=level.base, by=ask.decided_by)
@@ -83,9 +95,14 @@ class Purse:
         self._shared.tell_ask(stored.ask)
         return stored.ask
 
-    async def _wait(self) -> None:
+    async def _wait(self, on_wait: Callable[[], Awaitable[None]]) -> None:
         """For the bell, or long enough to look again. What an idle agent says meanwhile is kept."""
-        batch = await self._link.inbox.get(_LOOK)
+        self.waits = True
+        try:
+            await on_wait()
+            batch = await self._link.inbox.get(_LOOK)
+        finally:
+            self.waits = False
         if batch is not None:
             await self._link.take(batch, lambda _event: None)
 

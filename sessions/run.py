@@ -8,7 +8,7 @@ the caller's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from config.logging import get_logger
@@ -18,6 +18,7 @@ from sessions.events import Preparing, Started, Stopping, WaitingForPlace
 from sessions.files import Brought, bring
 from sessions.inbox import Batch
 from sessions.link import Link, Shared
+from sessions.places import Ticket
 from sessions.purse import Purse, stopped, warning
 from sessions.stopping import Escalation, Stopped, unless
 from sessions.transcript import Entry
@@ -40,7 +41,11 @@ class Settled(Exception):
 
 
 class Parked(Exception):
-    """Claude waits for people, and its process may be put to sleep: the turn goes on when they have decided."""
+    """People are waited for: the session may sleep, or take another turn. This one goes on when they have decided."""
+
+
+class _Unpaid(Exception):
+    """A new process would have to go on with the turn, and a limit is reached: people are asked first."""
 
 
 class TurnRun:
@@ -67,6 +72,7 @@ class TurnRun:
         self._epoch = ""  # of the process that is being heard
         self._ending: str | None = None  # why the last process was lost
         self._tries = 0
+        self._anew = False  # the process was lost; another goes on
 
     def interrupt(self, by: str | None) -> None:
         """Idempotent: the first one counts."""
@@ -78,9 +84,14 @@ class TurnRun:
 
     def park(self, *, at_once: bool) -> None:
         """Put the process to sleep if nothing but people is waited for; `at_once`: which a sub-agent may hide."""
-        if self._asks.waits:
+        if self.waits_for_people:
             self._park = "at once" if at_once else "in time"
             self._link.inbox.ring()
+
+    @property
+    def waits_for_people(self) -> bool:
+        """They have to decide; something else may run meanwhile."""
+        return self._asks.waits or self._purse.waits
 
     async def run(self) -> Outcome:
         """Raises Settled, Parked, LeaseLost, and what nobody expects."""
@@ -126,6 +137,10 @@ class TurnRun:
                 await self._recover(lost)
                 if self.outcome is not None:
                     return self.outcome
+                self._anew = True
+            except _Unpaid:
+                await self._link.end()
+                self._anew = True
 
     async def _recover(self, lost: WorkletError) -> None:
         """Makes ready for another try, or raises `lost`; or the turn has its outcome now."""
@@ -165,8 +180,26 @@ class TurnRun:
 
     async def _afford(self) -> None:
         """Before it begins, and before a new process goes on with it."""
-        if self.turn.started_at is None or self._tries:
-            self.outcome = await unless(self._stopped, self._purse.afford())
+        if self.turn.started_at is None or self._anew or await self._purse.is_asking():
+            self.outcome = await unless(self._stopped, self._purse.afford(self._let_go))
+        self._anew = False
+
+    async def _let_go(self) -> None:
+        """While people think about money: the place is another's if it is wanted, and so is a turn's turn."""
+        session_id = self._link.session.id
+        if self._link.has_worklet:
+            self._shared.places.idle(session_id)  # whoever wants it asks for it now: see `park`
+        park, self._park = self._park, ""
+        if park and self._link.has_worklet:
+            await self._link.end()
+            if self.turn.started_at is None:  # else the row goes on naming the container that was given the prompt
+                await self._link.set_state(SessionState.ASLEEP, container_id=None)
+        if not self._link.has_worklet:
+            self._shared.places.free(session_id)
+        if self.turn.started_at is None:
+            following = await self._shared.stored(lambda: self._shared.store.next_turn(session_id))
+            if following is not None and following.id != self.turn.id:
+                raise Parked
 
     async def _place(self) -> None:
         places = self._shared.places
@@ -174,9 +207,7 @@ class TurnRun:
         if ticket.granted.done():
             return
         await self._link.set_state(SessionState.WAITING)
-        if ticket.blocked and not ticket.granted.done():
-            self._tell(WaitingForPlace(places.limit))
-        await unless(self._stopped, _wait(ticket.granted))
+        await unless(self._stopped, _wait(ticket, lambda: self._tell(WaitingForPlace(places.limit))))
 
     async def _open(self) -> None:
         if self._link.agent is not None:
@@ -223,6 +254,8 @@ class TurnRun:
         if self.outcome is not None:
             await self._link.end()
             return
+        if not await self._purse.suffices():
+            raise _Unpaid
         self._tell(await self._link.restarted(self.turn.id, f"{self._ending or loss.GONE}; a new one goes on."))
         self._again = True
         await self._asks.resumed()
@@ -406,6 +439,9 @@ class TurnRun:
         self._shared.tell(self._link.session, self.turn, event)
 
 
-async def _wait(future: asyncio.Future[None]) -> None:
-    # Whoever stops waiting must not cancel the future: the place may be granted in that very moment.
-    await asyncio.shield(future)
+async def _wait(ticket: Ticket, on_blocked: Callable[[], None]) -> None:
+    # `wait` cancels nothing: when this is cancelled, the place may be granted in that very moment.
+    await asyncio.wait([ticket.granted, ticket.blocked], return_when=asyncio.FIRST_COMPLETED)
+    if not ticket.granted.done():
+        on_blocked()
+        await asyncio.wait([ticket.granted])

@@ -92,6 +92,8 @@ class TurnAsks:
                 await self.cancel(request_id)
             case ModeChanged():
                 await self.changed(event)
+            case ToolFinished() if self.waits:  # it may have been all that hindered the process from sleeping
+                self._shared.places.idle(self._turn.session_id)
 
     async def cancel(self, request_id: str) -> None:
         """The CLI does not wait for that answer any more."""
@@ -126,7 +128,7 @@ class TurnAsks:
             self._handed.add(one.request_id)
         self.waits = any(one.ask.is_open for one in mine)
         places = self._shared.places
-        (places.idle if self.waits else places.works)(self._turn.session_id)
+        (places.waits if self.waits else places.works)(self._turn.session_id)
 
     async def _answer(self, one: StoredAsk) -> None:
         agent, ask, decision = self._link.agent, one.ask, one.ask.decision
@@ -150,7 +152,7 @@ class TurnAsks:
     async def park(self, entries: Sequence[Entry], *, at_once: bool) -> bool:
         """Nothing but people is waited for, and the table says so: the process may be put to sleep.
 
-        `at_once`: a sub-agent that runs may be about to say something.
+        `at_once`: its place is wanted; a sub-agent that runs may be about to say something.
         """
         found = await self.look()
         waiting = {one.ask.tool_id for one in found if one.ask.is_open}
@@ -158,6 +160,7 @@ class TurnAsks:
         tools = [entry.event for entry in entries if isinstance(entry.event, ToolStarted)]
         waited = {tool.tool_id for tool in tools if tool.name in _PARENTS and not at_once} | finished | waiting
         if any(tool.tool_id not in waited for tool in tools):
+            self._shared.places.stays(self._turn.session_id)
             return False
         lease = self._link.lease
         return bool(waiting) and await self._shared.stored(lambda: self._store.park(lease, self._turn.id))

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 _REMINDER, _REMINDER_END = "<system-reminder>", "</system-reminder>"
-_PLAN_FILE = re.compile(r"/[^\s\"\\]+/plans/[^\s\"\\/]+\.md")
+_PLANS = "/plans/"
+_BEFORE, _BEHIND = re.compile(r"/[^\s\"\\]*\Z"), re.compile(r"[^\s\"\\/]+\.md")
 _OF_THE_CLI = ("[Request interrupted by user", "[Image: source: ")  # texts of blocks that it adds to a person's
 
 
@@ -43,9 +44,19 @@ def read(body: dict[str, Any]) -> Conversation:
             elif text := _persons_text(block):
                 texts.append(text)
                 results = []
-    plan_files = _PLAN_FILE.findall(json.dumps(body.get("messages", [])))
-    plan_file = plan_files[-1] if plan_files else ""
+    plan_file = _plan_file(json.dumps(body.get("messages", [])))
     return Conversation(texts[-1] if texts else "", tuple(texts[:-1]), tuple(results), plan_file)
+
+
+def _plan_file(text: str) -> str:
+    """The last address of a plan; looked for from its middle, since a picture is a million characters of a path."""
+    at = len(text)
+    while (at := text.rfind(_PLANS, 0, at)) >= 0:
+        behind = _BEHIND.match(text, at + len(_PLANS))
+        before = _BEFORE.search(text[max(0, at - 4_096) : at])
+        if before is not None and behind is not None:
+            return before[0] + _PLANS + behind[0]
+    return ""
 
 
 def is_side_request(body: dict[str, Any]) -> bool:

@@ -50,7 +50,7 @@ def _edit(result: Details, _: bool) -> Details:
     added, removed = (sum(line.startswith(sign) for line in lines) for sign in "+-")
     known: Details = {"added": added, "removed": removed}
     if lines:
-        known |= {"path": str(result.get("filePath") or "")[:_TEXT], **_bounded(lines)}
+        known |= {"path": _short(str(result.get("filePath") or ""), _TEXT), **_bounded(lines)}
     return known
 
 
@@ -72,7 +72,7 @@ def _bounded(lines: list[str]) -> Details:
     kept: list[str] = []
     room = PATCH
     for line in lines:
-        line = _short(line)
+        line = _short(line, _PATCH_LINE)
         room -= len(line) + 1
         if room < 0:
             return {"patch": "\n".join(kept), "patch_cut": len(lines) - len(kept)}
@@ -80,11 +80,11 @@ def _bounded(lines: list[str]) -> Details:
     return {"patch": "\n".join(kept)}
 
 
-def _short(line: str) -> str:
+def _short(line: str, most: int) -> str:
     """Cut between words: half a secret would not be known for one any more."""
-    if len(line) <= _PATCH_LINE:
+    if len(line) <= most:
         return line
-    end = max(1, line.rfind(" ", 1, _PATCH_LINE))
+    end = max(1, line.rfind(" ", 1, most))
     return f"{line[:end]}… ({len(line):,} characters)"
 
 
@@ -185,7 +185,7 @@ class TaskMemory:
 
 
 def _item(task: Details) -> Details:
-    return {key: str(task[key])[:_TEXT] for key in ("id", "subject", "status") if task.get(key)}
+    return {key: _short(str(task[key]), _TEXT) for key in ("id", "subject", "status") if task.get(key)}
 
 
 def _number(name: str, value: Any) -> Details:

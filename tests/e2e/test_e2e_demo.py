@@ -27,11 +27,11 @@ QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 async def test_a_new_user_types_into_the_demo_and_sees_the_answer_grow(runtime: str, tmp_path: Path) -> None:
     async with _demo(runtime, tmp_path) as url, _browser() as page:
         await page.goto(url)
-        await page.get_by_test_id("composer").fill("/flow SAY hello")
+        await page.get_by_test_id("composer").fill("/flow SAY hello from the scripted model")
         await page.get_by_test_id("send").click()
         thread = page.get_by_test_id("thread")
         await expect(thread).to_contain_text("tokens in", timeout=60_000)
-        await expect(thread.get_by_test_id("message").last).to_contain_text("hello")
+        await expect(thread.get_by_test_id("message").last).to_contain_text("hello from the scripted model")
         await page.get_by_test_id("thread-composer").fill("WORDS 200 30")
         await page.get_by_test_id("thread-send").click()
         last = thread.get_by_test_id("message").last

@@ -171,6 +171,19 @@ async def test_a_model_that_is_refused_is_told_to_whoever_wanted_it(flow: Flow) 
     await told(flow, "maya", "no such model")
 
 
+async def test_the_model_and_the_mode_are_told_to_whoever_asks(flow: Flow) -> None:
+    ts, _ = await answered(flow)
+    await say(flow, ts, "model")
+    await told(flow, "maya", "I answer with the usual model; mention me with `model opus`")
+    await say(flow, ts, "mode")
+    await told(flow, "maya", "The mode is *auto*")
+    await say(flow, ts, "model opus")
+    await flow.shows("#general", ts, "@maya chose *opus*")
+    await say(flow, ts, "model")
+    await told(flow, "maya", "I answer with *opus*")
+    assert prompts(flow) == ["hello there"]
+
+
 async def test_cost_and_context_are_answered_privately(flow: Flow) -> None:
     ts, _ = await answered(flow)
     (process,) = flow.host.processes.values()

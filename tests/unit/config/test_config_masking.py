@@ -55,6 +55,7 @@ PLANTED = st.one_of(
     _run(_ALNUM + "!#%&-", 9, 40).map(lambda secret: (f"x{secret}", f"DB_PASSWORD=x{secret}")),
     _run(_ALNUM + " -", 9, 40).map(lambda secret: (f"x{secret}", f"export MY_SECRET='x{secret}'")),
     _run(_ALNUM, 9, 40).map(lambda secret: (secret, f"postgresql://flow:{secret}@db.example/flow")),
+    _run(_ALNUM, 16, 40).map(lambda secret: (secret, f"https://{secret}@git.example/flow.git")),
     _run(_ALNUM, 20, 40).map(lambda secret: (secret, f"Authorization: Bearer {secret}")),
 )
 #: Nothing of it is part of a secret, so that what leaks can be told from what was there.
@@ -144,6 +145,7 @@ def test_what_is_masked_is_not_masked_again(text: str) -> None:
         "The task-force asked `risk-management` for a key: sk-learn.",
         "Clone https://github.com/acme/web.git, then open http://localhost:8080/health and mail me@example.com.",
         "ssh://git@github.com:22/acme/web",
+        "https://x-access-token@github.com/acme/web",
         "MAX_TOKENS=200000 PATH=/usr/local/bin:/usr/bin PWD=/workspace/web TOKEN_COUNT=1234567",
         "API_KEY=$API_KEY SECRET=${SECRET:-} TOKEN=<your token> PASSWORD={{ password }}",
         "token = get_token(user)\npassword=password, key=lambda x: x",
@@ -168,6 +170,7 @@ def test_any_other_text_is_unchanged(text: str) -> None:
 def test_only_the_value_goes() -> None:
     assert MASKER.text("DB_PASSWORD=hunter22 make") == f"DB_PASSWORD={MASK} make"
     assert MASKER.text("git clone https://me:hunter22@github.com/a/b") == f"git clone https://me:{MASK}@github.com/a/b"
+    assert MASKER.text("clone https://0123456789abcdef0123@git.example/a") == f"clone https://{MASK}@git.example/a"
     assert MASKER.text(f"{_KEY.format('MIIEow' * 40)}\nNext.") == f"{MASK}\nNext."
 
 

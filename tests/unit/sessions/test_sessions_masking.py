@@ -143,6 +143,8 @@ async def test_secrets_of_one_session_and_its_repository_are_known(start: Start)
         process.end()
         await heart.settled(asked)
         assert Text(f"{MASK}, {MASK}.") in heart.events(asked.turn.id)
+        file = f"s3cr3t-of-mine, token of {asked.session.worklet}"
+        assert heart.sessions.masker(asked.session).text(file) == f"{MASK}, {MASK}", "what leaves by another way too"
 
 
 async def test_what_a_process_said_last_is_masked_in_the_reason(start: Start) -> None:

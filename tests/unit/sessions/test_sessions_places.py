@@ -14,7 +14,7 @@ async def test_a_place_given_up_while_the_waiting_one_is_stopped() -> None:
     places = Places(1, lambda _: None)
     places.ask(A)
     ticket = places.ask(B)
-    waiting = asyncio.create_task(_wait(ticket.granted))
+    waiting = asyncio.create_task(_wait(ticket, lambda: None))
     await asyncio.sleep(0)
     waiting.cancel()
     with contextlib.suppress(asyncio.CancelledError):

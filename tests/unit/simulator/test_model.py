@@ -204,6 +204,8 @@ def test_a_plan_goes_into_the_file_that_the_cli_names() -> None:
     ]
     told = "<system-reminder>write to /work/home/.claude/plans/red-fox.md only</system-reminder>"
     assert read(body(user("PLAN x"), user(told))).plan_file == "/work/home/.claude/plans/red-fox.md"
+    picture = "/9j/" * 1_000_000  # base64 reads like one long path; a search from each of its slashes takes minutes
+    assert read(body(user(told), user(picture))).plan_file == "/work/home/.claude/plans/red-fox.md"
 
 
 def test_reading_counts_results_since_the_prompt() -> None:
