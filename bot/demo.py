@@ -133,7 +133,7 @@ async def _clear(settings: Settings) -> None:
 def _greeting(settings: Settings, url: str) -> str:
     where = "Docker containers" if settings.worklets.runtime == "docker" else "plain processes (nothing is isolated)"
     real = settings.claude.base_url.startswith("https://")
-    who = "Claude" if real else "the scripted model (set ANTHROPIC_API_KEY for the real one)"
+    who = "Claude" if real else "the scripted model, for made-up dollars (set ANTHROPIC_API_KEY for the real one)"
     return (
         f"\n  Open  {url}\n\n"
         f"  and write   /flow SAY hello      or   /flow help me refactor this\n\n"

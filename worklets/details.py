@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 PATCH = 16_000  # characters kept of a patch
-_PATCH_LINE, _TEXT, _LIST, _MEMORY = 600, 300, 100, 500
+_PATCH_LINE, _TEXT, _PATH, _LIST, _MEMORY = 600, 300, 4_096, 100, 500
 _EXIT_CODE = re.compile(r"(?:Error: )?Exit code (\d+)")
 
 Details = dict[str, Any]
@@ -50,7 +50,7 @@ def _edit(result: Details, _: bool) -> Details:
     added, removed = (sum(line.startswith(sign) for line in lines) for sign in "+-")
     known: Details = {"added": added, "removed": removed}
     if lines:
-        known |= {"path": _short(str(result.get("filePath") or ""), _TEXT), **_bounded(lines)}
+        known |= {"path": _short(str(result.get("filePath") or ""), _PATH), **_bounded(lines)}
     return known
 
 

@@ -150,8 +150,17 @@ function replaceIn(list, message, thread) {
 
 const atEnd = (list) => list.scrollHeight - list.scrollTop - list.clientHeight < 80;
 
+// Pictures get their height when they have come: whoever was at the end stays there.
+for (const list of [$("messages"), $("replies")]) {
+  let followed = true;
+  list.addEventListener("scroll", () => { followed = atEnd(list); });
+  list.addEventListener("load", () => { if (followed) list.scrollTop = list.scrollHeight; }, true);
+}
+
 function fill(list, messages, thread) {
-  const follow = atEnd(list) || list.dataset.of !== `${desk.channel}/${thread ?? ""}`;
+  const last = messages.at(-1);
+  const spoke = last && last.user === desk.state.me && !list.querySelector(`[data-ts="${last.ts}"]`);
+  const follow = spoke || atEnd(list) || list.dataset.of !== `${desk.channel}/${thread ?? ""}`;
   list.dataset.of = `${desk.channel}/${thread ?? ""}`;
   let before = null;
   list.replaceChildren(...messages.map((message) => {

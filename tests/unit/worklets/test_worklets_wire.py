@@ -184,6 +184,16 @@ def test_a_patch_is_kept_bounded() -> None:
     assert known["patch_cut"] + len(known["patch"].splitlines()) == 101
 
 
+def test_what_is_cut_holds_no_half_of_a_secret() -> None:
+    known = details({"task": {"id": "1", "subject": f"{'word ' * 58}{'s' * 40}"}}, "", True)
+    assert known["task"]["subject"].startswith("word word")
+    assert "s" not in known["task"]["subject"].replace("characters", "")
+    hunk = {"oldStart": 1, "oldLines": 0, "newStart": 1, "newLines": 1, "lines": ["+a"]}
+    path = f"/{'long/' * 58}{'s' * 40}"
+    assert details({"filePath": path, "structuredPatch": [hunk]}, "", True)["path"] == path
+    assert "sss" not in details({"filePath": f"{path}{'s' * 5_000}", "structuredPatch": [hunk]}, "", True)["path"]
+
+
 def test_what_the_web_answered() -> None:
     results = [{"tool_use_id": "t", "content": [{"title": "a", "url": "b"}] * 3}, "a text"]
     assert details({"query": "q", "results": results}, "", True) == {"hits": 3, "unit": "result"}
