@@ -18,7 +18,7 @@ from sessions.asks import Ask
 from sessions.costs import Costs, Spending, day_of, dollars, month_of
 from sessions.db import Database
 from sessions.tables import Moment, metadata
-from sessions.types import Session, SessionId, Turn, TurnId
+from sessions.types import Session, Turn, TurnId
 
 grants = sa.Table(
     "grants",
@@ -177,6 +177,3 @@ class Budgets:
         async with self._db.transaction() as connection:
             statement = self._db.insert(limit_warnings).on_conflict_do_nothing().returning(limit_warnings.c.kind)
             return (await connection.execute(statement, values)).first() is not None
-
-    async def of_session(self, session_id: SessionId) -> Spending:
-        return await self.costs.of_session(session_id)

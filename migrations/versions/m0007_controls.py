@@ -21,3 +21,9 @@ def upgrade() -> None:
         sa.Column("good", sa.Boolean, nullable=False),
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
     )
+
+
+def downgrade() -> None:
+    op.drop_table("feedback")
+    for name in ("fork_of", "model"):
+        op.drop_column("sessions", name)

@@ -112,6 +112,26 @@ def test_the_named_head_is_alembics() -> None:
     assert ScriptDirectory.from_config(config).get_heads() == [migrations.HEAD]
 
 
+def test_every_revision_can_be_taken_back(tmp_path: Path) -> None:
+    from alembic import command
+    from alembic.config import Config
+    from sqlalchemy import create_engine
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    engine = create_engine(f"sqlite:///{tmp_path}/db.sqlite")
+    with engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        tables = connection.exec_driver_sql("select sql from sqlite_master order by name").all()
+        command.downgrade(config, "base")
+        left = connection.exec_driver_sql("select name from sqlite_master where name not like 'sqlite_%'").all()
+        assert {row.name for row in left} == {"alembic_version"}
+        command.upgrade(config, "head")
+        assert connection.exec_driver_sql("select sql from sqlite_master order by name").all() == tables
+    engine.dispose()
+
+
 async def test_sqlite_is_durable_and_does_not_wait_for_readers(tmp_path: Path) -> None:
     dsn = f"sqlite://{tmp_path}/db.sqlite"
     await migrations.upgrade(dsn)
