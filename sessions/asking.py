@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from config.logging import get_logger
-from sessions.asks import Ask, AskClosedAlready, AskId, AskKind, AskState, Decision, ask_id
+from sessions.asks import Ask, AskClosedAlready, AskId, Decision
 from sessions.askstore import Behavior, RuleScope, StoredRule, channel_scope
 from sessions.errors import LeaseLost, StoreUnavailable
 from sessions.link import Shared
@@ -63,29 +62,6 @@ class Asking:
     async def asks(self, *, session_id: SessionId | None = None, user_id: str | None = None) -> list[Ask]:
         """What waits for people, of a session or of the sessions that somebody began; the oldest first."""
         return await self.store.asks.open_ones(session_id=session_id, user_id=user_id)
-
-    async def open_ask(self, turn: Turn, kind: AskKind, name: str, given: Mapping[str, Any]) -> Ask:
-        """Flow itself asks, about a turn that has not ended; the same ask again for the same `name` of a turn.
-
-        Whoever opens it acts on its decision: Claude is told nothing.
-        """
-        now, expires = self.store.clock(), self._shared.policy.expires
-        ask = Ask(
-            id=ask_id(turn.session_id, f"{turn.id} {name}"),
-            session_id=turn.session_id,
-            turn_id=turn.id,
-            kind=kind,
-            tool="",
-            tool_id=name,
-            input=dict(given),
-            suggestions=(),
-            state=AskState.OPEN,
-            asked_at=now,
-            expires_at=now + expires if expires is not None else None,
-        )
-        stored, _ = await self.store.asks.open(None, ask)
-        self._telling.ask(stored.ask)
-        return stored.ask
 
     async def expire_asks(self) -> list[Ask]:
         """Closes what nobody answered in time. Raises StoreUnavailable."""

@@ -15,7 +15,6 @@ from waiting import until
 
 from bot.homeview import Part
 from config.settings import AccessSettings
-from sessions.asks import AskKind
 from simulator.slack import SlackSimulator
 from worklets.events import TurnEnded, Usage
 
@@ -71,10 +70,8 @@ async def test_sessions_costs_and_a_press(start: Start, slack: SlackSimulator) -
 async def test_what_waits_for_people_is_marked(start: Start, slack: SlackSimulator) -> None:
     async with start() as flow:
         await slack.post("maya", "#general", "@flow HOLD on")
-        await flow.process("HOLD on")
-        (session,) = await flow.sessions.list()
-        (turn,) = await flow.sessions.turns(session.id)
-        await flow.sessions.open_ask(turn, AskKind.BUDGET, "budget", {"text": "$5 of $5", "more": 5.0})
+        (await flow.process("HOLD on")).ask("Bash", {"command": "make"})
+        await until(flow.sessions.asks, what="the question to be stored")
         await slack.open_home("maya")
         await shown(flow, "maya", "waiting for you")
 

@@ -584,19 +584,3 @@ async def test_what_was_decided_before_it_slept_counts_when_it_is_lost(start: An
         assert (await heard(process, request))["behavior"] == "allow"
         process.die("Claude's container was killed")
         assert isinstance(await after.settled(asked.turn.id), Cut), "the tool may have run"
-
-
-async def test_flow_itself_can_ask(start: Any, host: ScriptedHost) -> None:
-    async with start() as before:
-        asked = await before.ask("HOLD")
-        await before.process(asked)
-        ask = await before.sessions.open_ask(asked.turn, AskKind.BUDGET, "turn", {"spent": "4.80"})
-        assert await before.sessions.open_ask(asked.turn, AskKind.BUDGET, "turn", {"spent": "5.00"}) == ask
-        assert told(before, asked) == [ask]
-    async with start() as after:
-        await after.reaper.recover()
-        assert await opened(after, asked) == ask
-        decided = await after.sessions.decide(ask.id, YES, "U9")
-        assert told(after, asked, AskClosed) == [decided]
-        (await after.process(asked)).answer("done")
-        assert await after.settled(asked.turn.id) == Done()

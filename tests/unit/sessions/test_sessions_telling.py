@@ -9,7 +9,7 @@ from conftest import Heart
 from scripted import ScriptedHost
 from waiting import until
 
-from sessions.asks import AskKind
+from sessions.asks import Ask, AskKind, AskState, ask_id
 from sessions.events import Settled
 from sessions.lookup import Waiting
 from sessions.store import Store
@@ -84,7 +84,12 @@ async def test_what_flow_itself_asked_is_told_again_where_it_was(start: Any, hos
         process = await before.process(asked)
         process.say(Text("one"))
         await until(lambda: "Text" in before.kinds(asked.turn.id))
-        await before.sessions.open_ask(asked.turn, AskKind.BUDGET, "limit", {"text": "$5 of $5", "more": 5})
+        id_, now = ask_id(asked.session.id, "limit"), before.sessions.store.clock()
+        given = {"text": "$5 of $5", "more": 5}
+        budget = Ask(
+            id_, asked.session.id, asked.turn.id, AskKind.BUDGET, "", "limit", given, (), AskState.OPEN, now, None
+        )
+        await before.sessions.store.asks.open(None, budget)
         process.say(Text("two"))
         await until(lambda: before.kinds(asked.turn.id).count("Text") == 2)
     async with start() as after:
