@@ -76,7 +76,6 @@ class RelayLink:
         self.epoch = position.epoch if position else ""
         self.start = position.seq if position else 0
         self.exited_before = False  # the process had ended already when we connected
-        self.pending: list[dict[str, Any]] = []  # requests that the CLI was waiting on when we connected
         self._run_dir, self._token, self._fence = run_dir, token, fence
         self._read = self.start  # number of the last line taken in
         self._notice, self._over, self._patience, self._rng = notice, over, patience, rng or random.Random()
@@ -223,7 +222,7 @@ class RelayLink:
             welcome = json.loads(await ws.recv())
         if self.epoch not in ("", welcome["epoch"]):
             raise OtherEpoch
-        self.epoch, self.pending = welcome["epoch"], welcome["pending"]
+        self.epoch = welcome["epoch"]
         self.exited_before = welcome["state"] == "exited"
         self._ack_sent = 0
         for frame, _ in list(self._inputs.values()):

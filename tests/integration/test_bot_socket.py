@@ -319,7 +319,9 @@ async def test_wrong_tokens_fail_in_one_sentence(
 async def test_missing_scopes_are_named() -> None:
     manifest = Manifest(scopes=frozenset({"chat:write", "commands", "app_mentions:read", "im:history"}))
     async with SlackSimulator(manifest=manifest) as slack:
-        with pytest.raises(SlackAuthFailed, match="lacks channels:history, files:read, files:write, groups:history, mpim:history"):
+        with pytest.raises(
+            SlackAuthFailed, match="lacks channels:history, files:read, files:write, groups:history, mpim:history"
+        ):
             await preflight(app_token=slack.app_token, bot_token=slack.bot_token, api_url=slack.api_url)
 
 

@@ -234,10 +234,12 @@ async def test_unanswered_requests_of_the_cli_are_told_at_the_next_welcome(
     for _ in range(2):
         await next_line(link)
     await link.put("c", {"type": "control_response", "response": {"request_id": "r1"}})
-    position = Position(link.epoch, 2)
     await link.close()
-    again = await connect(links, tmp_path, position)
-    assert [request["request_id"] for request in again.pending] == ["r2"]
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with unix_connect(str(tmp_path / "run" / "relay.sock"), "ws://relay/", additional_headers=headers) as again:
+        await again.send(json.dumps({"type": "hello", "seq": 2, "epoch": link.epoch, "fence": 1}))
+        welcome = json.loads(await again.recv())
+    assert [request["request_id"] for request in welcome["pending"]] == ["r2"]
 
 
 @pytest.mark.parametrize(("hidden", "seen"), [(True, b"refused"), (False, b"open")])
