@@ -288,9 +288,9 @@ class TurnRun:
         brought = Brought()
         if not self._heard:
             brought = await unless(self._stopped, bring(self._shared, self._link, self.turn, self._tell))
-        # A command of the CLI is a line of its own; what is to be told waits for the next prompt.
+        # A command of the CLI is a line of its own; what is to be told waits for the next prompt. Files cannot wait.
         known: list[str] = []
-        if not is_command(self.turn.text):
+        if not is_command(self.turn.text) or brought.notes or brought.pictures:
             known = await unless(self._stopped, context(self._shared, self._link, self.turn, again=self._again))
             known += brought.notes
             known += await self._asks.reminder() if self._again else []

@@ -252,9 +252,9 @@ def prompt_line(prompt_id: str, text: str, context: Sequence[str] = (), pictures
     `context` is what Claude should know first, and `pictures` see, as blocks of the same message: the CLI would take a
     line of its own (`shouldQuery:false`) in a resumed conversation as the answer to the prompt before it. The CLI runs
     a `prompt_id` (a uuid) once, however often it comes. A command of the CLI (worklets/slash.py) goes out so that it is
-    read as one.
+    read as one, unless something else goes with it.
     """
-    if is_command(text):
+    if is_command(text) and not context and not pictures:
         message = {"role": "user", "content": text}
         return {"type": "user", "uuid": prompt_id, "parent_tool_use_id": None, "message": message}
     blocks = [*map(_text_block, context)]

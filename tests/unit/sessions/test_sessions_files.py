@@ -86,6 +86,15 @@ async def test_files_lie_in_the_workspace_before_claude_is_asked(start: Start) -
         assert remarks(heart, asked) == []
 
 
+async def test_a_command_does_not_lose_the_files_that_come_with_it(start: Start) -> None:
+    slack = Slack(F1=b"hello")
+    async with start(files=slack.rules) as heart:
+        asked = await heart.ask("/review this", files=(file("F1", "a.txt"),))
+        assert await heart.settled(asked) == Done()
+        (note,) = (await process_of(heart, asked)).contexts[0]
+        assert "- attachments/a.txt" in note
+
+
 async def test_files_wait_with_their_turn(start: Start) -> None:
     slack = Slack(F1=b"later")
     async with start(files=slack.rules) as heart:

@@ -466,6 +466,12 @@ def test_the_clis_own_commands_are_not_given_as_written_text(text: str, command:
     assert is_command(text) is command
 
 
+def test_a_command_that_comes_with_something_is_a_prompt() -> None:
+    line = prompt_line("u", "/review", ["[a file]"])
+    assert line["client_composed"]
+    assert [block["text"] for block in line["message"]["content"]] == ["[a file]", "/review"]
+
+
 def test_what_the_clis_commands_answer_is_text() -> None:
     said = [event for event in decoded("commands") if isinstance(event, Text | AgentReady | TurnEnded)]
     texts = [event.text for event in said if isinstance(event, Text)]
