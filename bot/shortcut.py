@@ -15,6 +15,7 @@ from bot.newmodal import MESSAGE, NEW, START, About, Start, about_message, read_
 from bot.parts import Block
 from bot.refusals import refusal
 from config.logging import get_logger
+from sessions.brought import bring
 from sessions.types import Prompt, Session, ThreadId
 
 log = get_logger(__name__)
@@ -89,7 +90,7 @@ async def start(door: Door, view: dict[str, Any], user_id: str) -> dict[str, str
         if why := door.answerers.loosening_refusal(before, wanted.mode, turns, user_id):
             return {"mode": await door.people.readable(why)}
     try:
-        text = wanted.text + await _quoted(door, wanted)
+        text = await _with_quoted(door, wanted)
     except _Unread:
         return {"bring": _UNREAD}
     prompt = Prompt(
@@ -124,11 +125,11 @@ async def _set(door: Door, session: Session, wanted: Start, user_id: str) -> Non
         await door.sessions.set_mode(session.id, wanted.mode, user_id)
 
 
-async def _quoted(door: Door, wanted: Start) -> str:
-    """The message, or its thread, as Claude reads it below what is asked. Raises _Unread."""
+async def _with_quoted(door: Door, wanted: Start) -> str:
+    """What is asked, and below it the message, or its thread, as Claude reads it. Raises _Unread."""
     about = wanted.about
     if about is None or (wanted.channel is None and wanted.thread):
-        return ""  # a thread that it is called into is read anyway
+        return wanted.text  # a thread that it is called into is read anyway
     messages: Sequence[dict[str, Any]] = [{"ts": about.ts, "text": about.markup, **_by(about)}]
     if wanted.thread or not about.whole:
         try:
@@ -141,9 +142,8 @@ async def _quoted(door: Door, wanted: Start) -> str:
     lines = "\n".join([line for one in messages if (line := await _line(door, one))])
     if len(lines) > _LETTERS:
         lines = f"[…]\n{lines[-_LETTERS:]}"
-    what = "The thread" if wanted.thread else "The message"
-    place = f" in #{about.place}" if about.place and about.place != "directmessage" else ""
-    return f"\n\n{what}{place} that this is about:\n{lines}" if lines else ""
+    place = about.place if about.place != "directmessage" else ""
+    return bring(wanted.text, "thread" if wanted.thread else "message", place, lines) if lines else wanted.text
 
 
 def _by(about: About) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from config.text import well_formed
 from sessions.asides import Asides
 from sessions.asks import AskState
 from sessions.askstore import AskStore, asks, close_open
+from sessions.brought import split_brought
 from sessions.db import Connection, Database
 from sessions.edits import Edits, one_by_one, overtaken
 from sessions.errors import SessionError, SessionNotFound
@@ -334,7 +335,7 @@ def _from_source(prompt: Prompt) -> tuple[sa.ColumnElement[bool], ...]:
 
 
 def _title(text: str) -> str:
-    words = " ".join(text.split())
+    words = " ".join(split_brought(text)[0].split())
     return words if len(words) <= _TITLE else words[: _TITLE - 1].rsplit(" ", 1)[0] + "…"
 
 

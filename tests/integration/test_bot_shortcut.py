@@ -114,6 +114,11 @@ async def test_a_message_is_brought_along_to_another_place(flow: Flow) -> None:
     await flow.slack.submit("maya", {"text": "why?", "where": flow.slack.channel("#general").id})
     root = await flow.root("#general", "why?")
     await flow.shows("#general", root, "[Retry]")
+    shown = flow.slack.messages("#general", root)[0]
+    assert "With a message of another conversation" in flow.slack.visible_text(shown)
+    assert "build" not in str((shown["text"], shown["blocks"])), "who reads here may not be allowed to read there"
+    (session,) = await flow.sessions.list()
+    assert session.name == "why?"
     (text,) = asked(flow)
     first, rest = text.split("\n\n", 1)
     assert first == "why?"
