@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bot.layout import Place
 from bot.markdown import size
-from bot.parts import FILE, PLAIN_LIMIT, ROOT, Part, common, plain, sectioned, shortened, worded
+from bot.parts import FILE, PLAIN_LIMIT, ROOT, Part, brief, common, plain, sectioned, shortened, worded
 from bot.renderer import TurnView
 from bot.schedule import Method
 from bot.store import Posted
@@ -198,6 +198,8 @@ def _in_form(part: Part, message: Message) -> Part:
         return common(part)
     if message.form == SECTIONS:
         return sectioned(part)
+    if part.asks and any(block["type"] == "actions" for block in part.blocks):
+        return brief(part)  # without its buttons nobody could answer it
     if message.form == WORDS:
         return worded(part)
     return plain(part) if message.ts is None else shortened(plain(part))

@@ -6,6 +6,7 @@ nothing; a plan goes through `render`; the rest is escaped.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -31,7 +32,9 @@ CHOICES = 10  # of one question: Slack takes so many check boxes (docs.slack.dev
 SHOWN_QUESTIONS = 5  # Claude asks four at most; their form has them all
 _CODE_ROOM = 10_000  # units of a command or diff; all blocks of a message may have about 13,200
 _PLAN_ROOM, _PLAN_ITEMS, _PLAN_PAGES = 10_500, 36, 6
-_QUESTION_ROOM, _DETAIL_ROOM, _PREVIEW_ROOM = 1_000, 200, 600
+_QUESTIONS_ROOM = 11_000  # units of all questions of a message, with what can be answered
+_QUESTION_ROOM = 1_000
+_ROOMS = ((200, 600), (200, 200), (200, 0), (0, 0))  # units of an option's description and preview, the fullest first
 _NOTE_ROOM = 600
 _LABEL = 75  # of a button, an option (docs.slack.dev)
 
@@ -119,13 +122,24 @@ def is_cut(wants: Subject) -> bool:
 
 
 def _question(ask: Ask) -> list[Block]:
+    """As full as a message can hold; previews go first, then descriptions."""
+    made: list[Block] = []
+    for detail, preview in _ROOMS:
+        made = _questions(ask, detail, preview)
+        if sum(units(json.dumps(block, ensure_ascii=False)) for block in made) <= _QUESTIONS_ROOM:
+            break
+    return made
+
+
+def _questions(ask: Ask, detail: int, preview: int) -> list[Block]:
     asked = questions(ask)
     mark = MARKS[ask.kind]
     if len(asked) == 1:
-        return [section(f"{mark} *Claude asks:* {_asking(asked[0])}"), *_options(asked[0], boxes=asked[0].multiple)]
+        choices = _options(asked[0], detail, preview, boxes=asked[0].multiple)
+        return [section(f"{mark} *Claude asks:* {_asking(asked[0])}"), *choices]
     blocks = [section(f"{mark} *Claude asks {len(asked)} questions*")]
     for number, question in enumerate(asked[:SHOWN_QUESTIONS], 1):
-        blocks += [section(f"*{number}.* {_asking(question)}"), *_options(question)]
+        blocks += [section(f"*{number}.* {_asking(question)}"), *_options(question, detail, preview)]
     if len(asked) > SHOWN_QUESTIONS:
         blocks.append(context(f"… and {len(asked) - SHOWN_QUESTIONS} more in the form."))
     return blocks
@@ -135,16 +149,16 @@ def _asking(question: Question) -> str:
     return clip(clean(question.text), _QUESTION_ROOM) or "…"
 
 
-def _options(question: Question, *, boxes: bool = False) -> list[Block]:
+def _options(question: Question, details: int, preview: int, *, boxes: bool = False) -> list[Block]:
     """What can be answered. Nothing where that is all said by the `boxes` below."""
     if not question.options or (boxes and not any(map(_is_long, question.options))):
         return []
     lines, previews = [], []
     for option in question.options[:CHOICES]:
-        detail = f" – {clip(flat(option.description), _DETAIL_ROOM)}" if option.description else ""
+        detail = f" – {clip(flat(option.description), details)}" if option.description and details else ""
         lines.append(f"• *{clip(flat(option.label), _LABEL).replace('*', '∗')}*{detail}")
-        if option.preview:
-            shown = clip_code(option.preview, _PREVIEW_ROOM)
+        if option.preview and preview:
+            shown = clip_code(option.preview, preview)
             previews += [context(f"{clip(flat(option.label), _LABEL)}:"), preformatted(shown)] if shown.strip() else []
     return [section("\n".join(lines)), *previews[:8]]
 

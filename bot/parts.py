@@ -107,6 +107,12 @@ def worded(part: Part) -> Part:
     return replace(part, blocks=tuple(blocks))
 
 
+def brief(part: Part) -> Part:
+    """How the words begin, and the buttons: the simplest of a message that people have to answer."""
+    buttons = (block for block in part.blocks if block["type"] == "actions")
+    return replace(part, blocks=(*worded(part).blocks[:1], *buttons))
+
+
 def plain(part: Part) -> Part:
     """The same words as `text` alone. May exceed PLAIN_LIMIT, which only `chat.postMessage` takes."""
     return Part(part.index, (), escape("\n\n".join(_texts(part.blocks))) or part.text, part.final, part.words)

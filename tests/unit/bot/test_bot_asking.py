@@ -13,13 +13,14 @@ from bot_asks import CACHE, NOW, PARTS, bash, budget, closed, make_ask, plan, qu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bot.answer import HOPELESS, Answer, Message
 from bot.asking import ask_messages, plan_pages
 from bot.parts import Part, plain, sectioned, shortened
 from bot.plaintext import short
 from bot.renderer import TurnView
 from sessions.asks import Ask, AskId, AskKind, AskState
 from sessions.events import AskClosed, AskOpened, Queued, Settled, Started
-from sessions.types import Done
+from sessions.types import Done, SessionId, TurnId
 from simulator.text import pings, visible_text
 from simulator.validation import check_content
 from worklets.events import PreviewVoided, Text, TextDelta, ToolFinished, ToolStarted
@@ -106,6 +107,30 @@ def test_what_a_check_box_cannot_say_stands_above_it() -> None:
     option = {"label": "Redis", "description": "fast " * 20}
     assert "fast fast" in says(question({**PARTS, "options": [option]}))
     assert "RESP" in says(question({**PARTS, "options": [{"label": "Redis", "preview": "RESP"}]}))
+
+
+def test_many_questions_with_long_previews_fit_into_one_message() -> None:
+    options = [{"label": f"option {n}", "description": "d" * 200, "preview": "p" * 600} for n in range(4)]
+    ask = question(*({"question": f"Which {n}?", "options": options} for n in range(4)))
+    check_content({"text": "x", "blocks": blocks(ask)})
+    assert labels(ask) == ["Answer"]
+    assert "d" * 200 in says(ask)
+    assert "p" * 600 in says(question({"question": "Which?", "options": options}))
+
+
+def test_an_open_ask_keeps_its_buttons_however_simply_it_has_to_be_put() -> None:
+    view = TurnView()
+    view.apply(AskOpened(question(CACHE, PARTS)))
+    answer = Answer(TurnId("t"), SessionId("s"), "C1", "1.0", "1.0", view=view)
+    index = next(part.index for part in view.parts() if part.asks)
+    answer.messages = {n: Message(n, lost=True) for n in range(index)}
+    for form in range(HOPELESS):
+        answer.messages[index] = Message(index, form=form)
+        action = answer.next_action()
+        assert action is not None
+        assert action.part is not None
+        assert "ask_form" in str(action.part.blocks)
+        assert "Which cache?" in str(action.part.blocks)
 
 
 def test_several_questions_are_answered_in_a_form() -> None:
