@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from slack_sdk.web.async_client import AsyncWebClient
@@ -47,6 +47,11 @@ class People:
         name, kept = await self._ask(user_id)
         self._note(user_id, name, kept)
         return name
+
+    async def meet(self, user_ids: Iterable[str], *markup: str) -> None:
+        """Asks for all of these, and all who are mentioned, at once: within `patience` seconds each has a name."""
+        mentioned = [user_id for text in markup for user_id in _MENTIONED.findall(text)]
+        await asyncio.gather(*(self.name(user_id) for user_id in dict.fromkeys([*user_ids, *mentioned])))
 
     def learn(self, user: Mapping[str, Any]) -> None:
         """Somebody else was told by Slack who this is: it need not be asked again."""

@@ -20,10 +20,11 @@ from sessions.types import Prompt, Session, ThreadId
 
 log = get_logger(__name__)
 
-_PATIENCE = 1.5  # seconds to read a thread: the submission waits for its acknowledgement
+_PATIENCE = 1.2  # seconds to read a thread: the submission waits for its acknowledgement
 _MOST = 100  # messages of it
 _LETTERS = 30_000  # of them all
 _NEWER = "This thread has a session already; a repository can only be given to a new one. Choose another place."
+_UNKNOWN = "I cannot find out yet whether you may use me there. Please send this in again in a minute."
 _UNREAD = "I cannot read this thread: invite me there with /invite, or bring only the message along."
 
 
@@ -78,7 +79,9 @@ async def start(door: Door, view: dict[str, Any], user_id: str) -> dict[str, str
     if isinstance(wanted, dict):
         return wanted
     thread = _thread_of(door, wanted)
-    verdict = await door.access.decide(user_id, thread.channel)
+    verdict = door.access.known(user_id, thread.channel, lately=True)  # they were let in to send this in
+    if verdict is None:
+        return {"where": _UNKNOWN}
     if not verdict.allowed:
         return {"where": door.access.sentence(verdict)}
     session = await door.sessions.find(thread) if thread.thread_ts is not None else None
@@ -139,6 +142,8 @@ async def _with_quoted(door: Door, wanted: Start) -> str:
             log.info("cannot read a thread to bring along", error=refusal(error).error)
             if wanted.thread:
                 raise _Unread from error
+    authors = [str(one["user"]) for one in messages if one.get("user")]
+    await door.people.meet(authors, *(str(one.get("text") or "") for one in messages))
     lines = "\n".join([line for one in messages if (line := await _line(door, one))])
     if len(lines) > _LETTERS:
         lines = f"[…]\n{lines[-_LETTERS:]}"

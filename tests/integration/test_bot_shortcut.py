@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from slackdoor import MANIFEST, Flow, Start, starter
 from unit.sessions.scripted import ScriptedHost
 from waiting import until
 
+from bot.shortcut import start as begin
 from simulator.slack import SlackSimulator
 
 
@@ -159,6 +161,30 @@ async def test_a_thread_that_cannot_be_read_is_told_in_the_modal(flow: Flow) -> 
     result = await flow.slack.submit("maya", {"text": "explain", "bring": "thread", "where": there})
     assert isinstance(result.ack, dict)
     assert "invite me there" in result.ack["errors"]["bring"]
+
+
+async def test_a_modal_does_not_wait_for_each_name_of_a_long_thread(flow: Flow) -> None:
+    ts = await flow.slack.post("jonas", "#general", "who is here?")
+    for number in range(8):
+        flow.slack.add_user(f"writer{number}")
+        await flow.slack.post(f"writer{number}", "#general", f"me {number}", thread_ts=ts)
+    await flow.slack.shortcut("maya", "flow_message", ts)
+    await modal(flow, "maya")
+    flow.slack.faults.latency(30.0, "users.info")
+    there = flow.slack.channel("#engineering").id
+    result = await flow.slack.submit("maya", {"text": "count", "bring": "thread", "where": there})
+    assert result.ok, "acknowledged in time"
+    await flow.root("#engineering", "count")
+    await until(lambda: asked(flow))
+    assert f"{flow.slack.user('writer7').id}: me 7" in asked(flow)[0], "whoever cannot be asked for goes by the id"
+
+
+async def test_a_modal_does_not_wait_until_it_is_known_who_may(flow: Flow) -> None:
+    flow.slack.faults.fail("users.info", error="internal_error", times=1_000)
+    view = {"id": "V1", "state": {"values": {"b": {"text": {"value": "x"}, "where": {"value": "C1"}}}}}
+    async with asyncio.timeout(30):
+        assert list(await begin(flow.door, view, "U0NEW")) == ["where"]
+    assert await flow.sessions.list() == []
 
 
 async def test_a_session_that_is_there_goes_on_with_what_is_asked(flow: Flow) -> None:
