@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
+from weakref import WeakValueDictionary
 
 from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_client import AsyncWebClient
@@ -71,6 +73,7 @@ class Door:
         self.reader = Reader(client)
         self.reactions = Reactions(client, self.after, ReactionStore(sessions.store.db), now, on=reactions)
         self.acted = Recent()
+        self._one_by_one: WeakValueDictionary[ThreadId, asyncio.Lock] = WeakValueDictionary()
         self._on_connected: list[Callable[[], None]] = []
         self._cleaning = False
         self.guard = Guard(self)
@@ -92,6 +95,10 @@ class Door:
 
     def when_connected(self, call: Callable[[], None]) -> None:
         self._on_connected.append(call)
+
+    def one_by_one(self, thread: ThreadId) -> asyncio.Lock:
+        """To be held by what is done in a thread in the order in which it was written."""
+        return self._one_by_one.setdefault(thread, asyncio.Lock())
 
     def ts(self) -> str:
         """Now, in the form of a message's ts."""

@@ -1,5 +1,5 @@
 """What the door keeps: which messages show which turn (`messages`), which reactions may stand on the message that asked
-for it (`reactions`), and until when all was read (`caught_up`).
+for it (`reactions`), until when all was read (`caught_up`), and which words to Flow are done (`words`).
 
 A row of `messages` is written before a message is posted, without a ts: if Flow dies in between, it knows to look
 before it posts again. `digest` is of the last look that was stored; only a final one is trusted after a restart.
@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from sessions.db import Database
 from sessions.tables import Moment, metadata, turns
-from sessions.types import TurnId, TurnState
+from sessions.types import SessionId, TurnId, TurnState
 
 messages = sa.Table(
     "messages",
@@ -45,6 +45,15 @@ caught_up = sa.Table(
     metadata,
     sa.Column("team", sa.Text, primary_key=True),
     sa.Column("at", Moment, nullable=False),
+)
+
+#: The latest message of a thread that did `what` (set the mode, say): neither it nor one above it is done again.
+words = sa.Table(
+    "words",
+    metadata,
+    sa.Column("session_id", sa.Text, sa.ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("what", sa.Text, primary_key=True),
+    sa.Column("ts", sa.Text, nullable=False),
 )
 
 
@@ -171,3 +180,23 @@ class CaughtUp:
         row = self._database.insert(caught_up).values(team=team, at=at)
         async with self._database.transaction() as connection:
             await connection.execute(row.on_conflict_do_update(index_elements=["team"], set_={"at": at}))
+
+
+class WordStore:
+    """Every method raises StoreUnavailable when the database does not answer."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def done(self, session_id: SessionId, what: str, ts: str) -> bool:
+        """That message did it, or a later one."""
+        query = sa.select(words.c.ts).where(words.c.session_id == session_id, words.c.what == what, words.c.ts >= ts)
+        async with self._database.read() as connection:
+            return (await connection.execute(query)).one_or_none() is not None
+
+    async def note(self, session_id: SessionId, what: str, ts: str) -> None:
+        """To be called with rising `ts`."""
+        row = self._database.insert(words).values(session_id=session_id, what=what, ts=ts)
+        changed = row.on_conflict_do_update(index_elements=["session_id", "what"], set_={"ts": ts})
+        async with self._database.transaction() as connection:
+            await connection.execute(changed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -16,10 +17,12 @@ from bot.options import set_level
 from bot.parts import context, fallback
 from bot.refusals import refusal
 from bot.sharing import share
+from bot.store import WordStore
 from bot.threadwords import COMMANDS, LEVELS, Word
 from config.logging import bind, get_logger
 from sessions.controls import MODELS, MODES
 from sessions.costs import Costs, described
+from sessions.errors import ShuttingDown, StoreUnavailable
 from sessions.options import Level
 from sessions.types import Prompt, Session
 
@@ -53,7 +56,7 @@ async def act_on_word(door: Door, word: Word, *, late: bool) -> None:
         except Exception:
             door.acted.forget(f"word {word.source_id}")
             raise
-    elif not late or word.name in ("fork", *LEVELS) or (word.name in ("model", "mode") and word.argument):
+    elif not late or _deed(word) is not None:
         door.after.start(_do(door, word), word.name)
 
 
@@ -67,7 +70,8 @@ async def _command(door: Door, word: Word) -> None:
 async def _do(door: Door, word: Word) -> None:
     with bind(thread=word.thread.thread_ts, channel=word.thread.channel):
         try:
-            told = await _said(door, word)
+            async with door.one_by_one(word.thread) if _deed(word) is not None else nullcontext():
+                told = await _said(door, word)
         except Exception as error:  # noqa: BLE001 - worded for the person who wrote
             told = sentence_for(error, f"the word {word.name}")
         if told:
@@ -82,7 +86,35 @@ async def _said(door: Door, word: Word) -> str:
     if session is None:
         return _NO_SESSION
     log.info("a word", word=word.name, argument=word.argument, session=session.id, by=word.user_id)
-    return await _ACTS[word.name](door, session, word)
+    deed = _deed(word)
+    if deed is None:
+        return await _ACTS[word.name](door, session, word)
+    return await _once(door, session, word, deed)
+
+
+def _deed(word: Word) -> str | None:
+    """What it changes, for good: each setting, and each fork by itself. None: it only answers, or shares."""
+    if word.name == "fork":
+        return f"fork {word.ts}"
+    if word.name in LEVELS:
+        return "level"
+    return word.name if word.name in ("model", "mode") and word.argument else None
+
+
+async def _once(door: Door, session: Session, word: Word, deed: str) -> str:
+    """A refusal is an end too: who was told of it may have done something else since. Cut off, it is done again."""
+    done = WordStore(door.sessions.store.db)
+    if await done.done(session.id, deed, word.ts):
+        return ""
+    try:
+        told = await _ACTS[word.name](door, session, word)
+    except (StoreUnavailable, ShuttingDown):
+        raise
+    except Exception:
+        await done.note(session.id, deed, word.ts)
+        raise
+    await done.note(session.id, deed, word.ts)
+    return told
 
 
 async def _model(door: Door, session: Session, word: Word) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -301,3 +302,77 @@ async def test_every_thread_of_the_last_day_is_read_the_latest_first(start: Star
         CatchUp(flow.door, reader).start()
         await noted(flow)
         assert reader.asked == roots[::-1]
+
+
+# ---- words to Flow itself ----------------------------------------------------------------------------------------
+
+
+async def caught_up_since(flow: Flow, began: datetime) -> None:
+    async def whole() -> bool:
+        return await noted(flow) >= began
+
+    await until(whole)
+
+
+async def noted_as_done(flow: Flow) -> None:
+    """What began in the thread is over: cut off after it was told, a word would be told again."""
+    async with flow.door.one_by_one((await flow.sessions.list())[0].thread):
+        return
+
+
+def said(flow: Flow, root: str) -> list[str]:
+    """What was told of settings in the thread, in order."""
+    return re.findall(r"▸ @\w+ (?:set the mode to|chose) \*(\w+)\*", "\n".join(flow.thread("#general", root)))
+
+
+async def test_words_are_done_once_and_not_after_every_start(start: Start, slack: SlackSimulator) -> None:
+    async with start() as flow:
+        ts = await slack.post("maya", "#general", "@flow one")
+        await flow.shows("#general", ts, "tokens in")
+        for mode in ("plan", "auto"):
+            await slack.post("maya", "#general", f"@flow mode {mode}", thread_ts=ts)
+            await flow.shows("#general", ts, f"set the mode to *{mode}*")
+            await noted_as_done(flow)
+    began = datetime.now(UTC)
+    async with start() as flow:
+        await caught_up_since(flow, began)
+        await slack.post("maya", "#general", "@flow model opus", thread_ts=ts)
+        await flow.shows("#general", ts, "chose *opus*")
+        [session] = await flow.sessions.list()
+        assert (session.mode, said(flow, ts)) == ("auto", ["plan", "auto", "opus"])
+
+
+async def test_a_fork_that_was_refused_stays_refused(start: Start, slack: SlackSimulator) -> None:
+    async with start(flush=False) as flow:
+        ts = await slack.post("maya", "#general", "@flow HOLD one")
+        process = await flow.process("HOLD one")
+        await slack.post("maya", "#general", "@flow fork", thread_ts=ts)
+        await until(lambda: any("Claude is working here" in str(m) for m in slack.ephemerals("maya")))
+        await noted_as_done(flow)
+        process.answer("done")
+        await flow.shows("#general", ts, "tokens in")
+    began = datetime.now(UTC)
+    async with start() as flow:
+        await caught_up_since(flow, began)
+        await slack.post("maya", "#general", "@flow model opus", thread_ts=ts)
+        await flow.shows("#general", ts, "chose *opus*")
+        assert len(await flow.sessions.list()) == 1
+
+
+async def test_words_written_while_flow_was_down_are_done_in_their_order(start: Start, slack: SlackSimulator) -> None:
+    async with start() as flow:
+        ts = await slack.post("maya", "#general", "@flow one")
+        await flow.shows("#general", ts, "tokens in")
+    for word in ("mode plan", "model opus", "mode auto"):
+        await slack.post("maya", "#general", f"@flow {word}", thread_ts=ts)
+    async with start(connect=False) as flow:
+        turn = flow.door.one_by_one((await flow.sessions.list())[0].thread)
+        await turn.acquire()
+        began = datetime.now(UTC)
+        CatchUp(flow.door, Reader(flow.door.client)).start()
+        await caught_up_since(flow, began)
+        assert said(flow, ts) == []
+        turn.release()
+        await until(lambda: said(flow, ts) == ["plan", "opus", "auto"])
+        [session] = await flow.sessions.list()
+        assert (session.mode, session.model) == ("auto", "opus")
