@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from bot.below import person
 from bot.markdown import clip
-from bot.plaintext import flat, short
+from bot.plaintext import flat, short, visible
 from sessions.asks import Ask, AskKind, AskState
 
 _NOTE_ROOM = 600
@@ -65,7 +65,7 @@ def _budget_outcome(ask: Ask, who: str) -> str:
 
 def listed(rules: tuple[str, ...]) -> str:
     """mrkdwn."""
-    shown = ", ".join(f"`{clip(flat(rule).replace('`', chr(39)), 150)}`" for rule in rules[:3])
+    shown = ", ".join(f"`{clip(flat(visible(rule)).replace('`', chr(39)), 150)}`" for rule in rules[:3])
     return shown + (f" and {len(rules) - 3} more" if len(rules) > 3 else "")
 
 

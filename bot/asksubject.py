@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bot.markdown import clean, clip
+from bot.plaintext import visible
 from bot.toolnames import short_path
 from sessions.asks import Ask, AskKind
 
+_REST_ROOM = 300  # characters of arguments that are told in a note
+_PATH_ROOM = 200
+_CHANGE = ("old_string", "new_string")
 _DIFF_LINES = 2_000  # comparing takes time that grows with their square
 
 
@@ -48,13 +52,31 @@ def subject(ask: Ask) -> Subject:
     if ask.kind is AskKind.BUDGET:
         return Subject(clean(_text(given, "text")))
     match ask.tool:
-        case "Bash" if _text(given, "command"):
-            return Subject(clean(_text(given, "command")), _text(given, "description"))
+        case "Bash" if command := _text(given, "command"):
+            return _with_rest(command, _text(given, "description"), given, "command", "description")
         case "Write" if isinstance(given.get("content"), str):
-            return Subject(clean(_text(given, "content")))
-        case "Edit" | "MultiEdit" if changes := list(_changes(given)):
-            return Subject(clean("\n".join(_diff(old, new) for old, new in changes)), _everywhere(given))
-    return Subject(clean(json.dumps(given, ensure_ascii=False, indent=2, default=str)) if given else "")
+            return _with_rest(_text(given, "content"), "", given, "file_path", "content")
+        case "Edit" | "MultiEdit" if changes := _changes(given):
+            said = ("edits",) if isinstance(given.get("edits"), list) else _CHANGE
+            text = "\n".join(_diff(visible(old), visible(new)) for old, new in changes)
+            return _with_rest(text, _everywhere(given), given, "file_path", "replace_all", *said)
+    return _whole(given)
+
+
+def _with_rest(text: str, note: str, given: Mapping[str, Any], *told: str) -> Subject:
+    """Arguments that are not `told` otherwise come first in the note: nothing of a call may be hidden."""
+    rest = ", ".join(f"{key}: {_json(value)}" for key, value in given.items() if key not in told)
+    if len(rest) > _REST_ROOM:
+        return _whole(given)
+    return Subject(visible(text), visible("\n".join(each for each in (rest, note) if each)))
+
+
+def _whole(given: Mapping[str, Any]) -> Subject:
+    return Subject(visible(_json(given, 2)) if given else "")
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent, default=str)
 
 
 def headline(ask: Ask) -> str:
@@ -95,7 +117,10 @@ def _named(tool: str) -> str:
 
 
 def _code(text: str) -> str:
-    return f"`{clip(' '.join(clean(short_path(text)).replace('`', chr(39)).split()), 200) or '…'}`"
+    line = " ".join(visible(short_path(text)).replace("`", "'").split())
+    if len(line) > _PATH_ROOM:  # the end says which file it is
+        line = f"{line[: _PATH_ROOM // 2]}…{line[-_PATH_ROOM // 2 :]}"
+    return f"`{clip(line, 6 * _PATH_ROOM) or '…'}`"
 
 
 def _text(given: Mapping[str, Any], key: str) -> str:
@@ -103,11 +128,14 @@ def _text(given: Mapping[str, Any], key: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _changes(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _changes(given: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Old and new of each; none if a diff would not tell all of it."""
     edits = given.get("edits")
-    for each in edits if isinstance(edits, list) else [given]:
-        if isinstance(each, Mapping) and isinstance(each.get("old_string"), str):
-            yield each["old_string"], _text(each, "new_string")
+    listed = edits if isinstance(edits, list) else [{key: given[key] for key in _CHANGE if key in given}]
+    whole = all(isinstance(each, Mapping) and isinstance(each.get("old_string"), str) for each in listed)
+    if not whole or any(key not in _CHANGE for each in listed for key in each):
+        return []
+    return [(each["old_string"], _text(each, "new_string")) for each in listed]
 
 
 def _everywhere(given: Mapping[str, Any]) -> str:

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 from bot.markdown import clean
 from bot.parts import Block
+
+#: Characters that show nothing, or turn round how others show: controls, joiners, marks of direction, tags, fillers.
+_UNSEEN = re.compile(
+    r"[\x80-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    r"\u2800\u3164\ufeff\uffa0\ufff9-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
 
 
 def preformatted(text: str) -> Block:
@@ -12,6 +20,16 @@ def preformatted(text: str) -> Block:
         "type": "rich_text",
         "elements": [{"type": "rich_text_preformatted", "elements": [{"type": "text", "text": clean(text)}]}],
     }
+
+
+def visible(text: str) -> str:
+    """What somebody is to judge by its look: characters that cannot be seen are spelled out, such as `\\u202e`."""
+    return _UNSEEN.sub(_spelled, clean(text))
+
+
+def _spelled(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def plain_text(text: str, limit: int) -> Block:

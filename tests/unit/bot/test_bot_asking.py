@@ -176,6 +176,26 @@ def test_what_is_to_be_allowed(ask: Ask, shown: list[str]) -> None:
     assert all(words in says(ask) for words in shown), says(ask)
 
 
+def test_all_of_a_call_is_shown() -> None:
+    call = {"command": "make", "description": "d" * 2_000, "dangerouslyDisableSandbox": True}
+    assert "dangerouslyDisableSandbox: true" in says(make_ask("Bash", call))
+    assert '"env": "aaa' in says(make_ask("Bash", {"command": "make", "env": "a" * 1_000}))
+    edits = [{"old_string": "1", "new_string": "2"}, {"old_string": "3", "new_string": "4", "replace_all": True}]
+    assert '"replace_all": true' in says(make_ask("MultiEdit", {"file_path": "b", "edits": edits}))
+    path = "/etc/" + "x/" * 300 + "passwd"
+    assert "x/passwd`" in says(make_ask("Write", {"file_path": path, "content": ""}))
+
+
+def test_what_cannot_be_seen_is_spelled_out() -> None:
+    ask = bash("rm \u202e\u200bx\U000e0041", "Bash(a\u2066b)")
+    assert "rm \\u202e\\u200bx\\U000e0041" in says(ask)
+    assert "`Bash(a\\u2066b)`" in says(ask)
+    edit = {"file_path": "a\u202eb", "old_string": "1", "new_string": "2\u20283"}
+    assert "+2\\u20283" in says(make_ask("Edit", edit))
+    assert "`a\\u202eb`" in says(make_ask("Edit", edit))
+    assert "clear \U0001f600 ünïcode" in says(bash("clear \U0001f600 ünïcode"))
+
+
 def test_without_a_rule_there_is_nothing_to_allow_for_longer() -> None:
     assert labels(bash()) == ["Allow once", "Deny", "Deny and say why"]
 
