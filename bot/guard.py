@@ -22,7 +22,9 @@ from bot.access import Reason, Verdict
 from bot.errors import sentence_for
 from bot.held import Held, HeldStore, Kind
 from bot.inbound import EmptyMention, Inbound, Said, StopWord, read_message
-from bot.parts import section
+from bot.markdown import clip
+from bot.parts import fallback, section
+from bot.plaintext import clip_code, preformatted
 from bot.refusals import refusal
 from config.errors import FlowError
 from config.logging import get_logger
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 _PRESS_SECONDS = 60.0  # a press that had to wait longer is dropped: by then it was pressed again, or given up
+_WRONG_ROOM, _TYPED_ROOM = 1_000, 9_000  # units of what is wrong with a modal, and of what was typed into it
 _REMIND = 3_600.0  # seconds between two words to somebody who goes on writing in a thread, but not to us
 _AGAIN = 5.0  # seconds, when the database does not serve
 #: The only reaction that does anything; people use all the others among themselves.
@@ -321,7 +324,8 @@ class Guard:
         """As if it came in now. A command's answer goes where its acknowledgement would have stood."""
         assert self._app is not None
         late = datetime.fromtimestamp(self._door.now(), UTC) - one.at > timedelta(seconds=_PRESS_SECONDS)
-        if one.kind == "press" and late:
+        sent = one.body.get("type") == "view_submission"  # somebody typed it, and it has closed: it is not dropped
+        if one.kind == "press" and late and not sent:
             log.info("a press waited too long", by=one.user_id)
             return
         request = AsyncBoltRequest(body=one.body, mode="socket_mode", context={_ADMITTED: True})
@@ -331,6 +335,21 @@ class Guard:
         if one.kind == "command" and url and said:
             answer = said if isinstance(said, dict) else {"text": said}
             await AsyncRespond(response_url=url)({"response_type": "ephemeral", **answer})
+        elif sent and isinstance(said, dict) and (errors := said.get("errors")):
+            await self._say_what_is_wrong(one, errors)
+
+    async def _say_what_is_wrong(self, one: Held, errors: Mapping[str, str]) -> None:
+        """Of a modal that has closed: in the person's own conversation with the app, with what was typed."""
+        view = one.body.get("view") or {}
+        values = [each for block in (view.get("state") or {}).get("values", {}).values() for each in block.values()]
+        typed = "\n".join(str(each["value"]) for each in values if each.get("value"))
+        blocks = [section(f"I could not take what you sent in. {clip(' '.join(errors.values()), _WRONG_ROOM)}")]
+        if typed.strip():
+            blocks.append(preformatted(clip_code(typed, _TYPED_ROOM)))
+        try:
+            await self._door.client.chat_postMessage(channel=one.user_id, text=fallback(blocks), blocks=blocks)
+        except Exception as error:  # noqa: BLE001 - nobody is left to tell
+            log.warning("cannot tell a person what is wrong with a modal", by=one.user_id, error=refusal(error).error)
 
 
 def _is_called(asked: Heard) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -163,6 +164,33 @@ async def test_a_command_of_an_unknown_person_is_answered_when_it_is_known(start
             return "Sessions: 0 awake" in flow.slack.visible_text(result.message or {})
 
         await until(at_once)
+
+
+async def test_what_was_typed_into_a_modal_is_not_lost_when_it_had_to_wait(start: Start, slack: SlackSimulator) -> None:
+    async with start():
+        for user in ("maya", "jonas"):
+            await slack.command(user, "#general", "/flow", "new")
+            await until(lambda user=user: slack.views(user), 10, "a modal")
+    slack.faults.fail("users.info", error="internal_error", times=1_000)
+    async with start(known=False) as flow:
+        assert (await slack.submit("maya", {"text": "a long thought", "repository": "nowhere"})).ok
+        assert (await slack.submit("jonas", {"text": "another thought"})).ok
+
+        async def both_wait() -> bool:
+            return await waiting(flow) == 2
+
+        await until(both_wait)
+    slack.faults.clear()
+    async with start(known=False, now=lambda: time.time() + 300) as flow:
+        await flow.root("#general", "another thought")
+
+        def is_told() -> bool:
+            said = [slack.visible_text(message) for message in slack.messages("dm", user="maya")]
+            return any("no address of a repository" in text and "a long thought" in text for text in said)
+
+        await until(is_told, 10)
+        await nothing_waits(flow)
+        assert len(await flow.sessions.list()) == 1
 
 
 async def test_groups_and_channels(start: Start, slack: SlackSimulator) -> None:
