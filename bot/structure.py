@@ -14,6 +14,8 @@ MOST_ROWS = 100  # with the header
 FENCE_ROOM = 16  # units that closing a fence takes at most, with its line break
 
 _FENCE = re.compile(r"([\s>]*)(`{3,}|~{3,})(.*)")
+_OPENER = re.compile(r"((?:[\s>]|(?:[-*+]|\d{1,9}[.)])[ \t])*)(`{3,}|~{3,})(.*)")  # it may begin a list's item too
+_MARKERS = re.compile(r"[^\s>]")
 _HEADING = re.compile(r" {0,3}#{1,6}(?:[ \t]|$)")
 _RULE = re.compile(r" {0,3}(?:[-*_=][ \t]*)+")
 _TABLE_RULE = re.compile(r"\s*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?\s*")
@@ -91,7 +93,7 @@ def columns(line: str) -> int:
 
 
 def _opened(line: str) -> Fence | None:
-    match = _FENCE.match(line) if "```" in line or "~~~" in line else None
+    match = _OPENER.match(line) if "```" in line or "~~~" in line else None
     if match is None:
         return None
     indent, marks, rest = match.groups()
@@ -100,7 +102,10 @@ def _opened(line: str) -> Fence | None:
     marks = marks[: FENCE_ROOM - 4]
     plain = indent in ("", " ", "  ", "   ")
     indent = indent[-8:]
-    return Fence(f"{indent}{marks}{rest.strip()[:40]}", indent[-2:] + marks, doubtful=not plain)
+    # Within an item the end stands as deep as the item's text; further left it would begin a block of its own.
+    deep = FENCE_ROOM - 1 - len(marks) if _MARKERS.search(indent) else 2
+    closer = _MARKERS.sub(" ", indent)[-deep:] + marks
+    return Fence(f"{indent}{marks}{rest.strip()[:40]}", closer, doubtful=not plain)
 
 
 def ends_fence(line: str, fence: Fence) -> bool:

@@ -83,6 +83,16 @@ def test_a_fence_goes_on_in_the_next_piece() -> None:
     assert after == again == Fence("```python", "```")
 
 
+@pytest.mark.parametrize("item", ["2. ", "- ", "* ", "10) ", "> - ", "1. - "])
+def test_a_fence_that_begins_an_item_ends_with_its_closer(item: str) -> None:
+    inner = re.sub(r"[^\s>]", " ", item)
+    text = f"{item}```bash\n{inner}make <in\n{inner}- ```\n{inner}```\nThen <that\n"
+    assert neutralise(text) == text.replace("<that", "&lt;that")
+    begun = measure(text[: text.index("make")]).fence
+    assert begun == Fence(f"{item}```bash", f"{inner}```", doubtful=True)
+    assert measure(text).fence is None
+
+
 def test_an_inner_fence_does_not_close_the_outer() -> None:
     assert measure("````md\n```\nx\n```\n").fence == Fence("````md", "````")
     assert measure("````md\n```\nx\n````\n").fence is None
