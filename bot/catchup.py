@@ -175,7 +175,7 @@ class CatchUp:
             return
         asked = read_message({**message, "channel": thread.channel}, door.me, late=True)
         text, files = (asked.text, asked.files) if isinstance(asked, Prompt) else (None, ())
-        text = as_asked(text) if text and isinstance(asked, Prompt) and asked.starts else text
+        text = as_asked(text, thread.channel) if text and isinstance(asked, Prompt) and asked.starts else text
         edited_ts = (message.get("edited") or {}).get("ts")
         if edited_ts is not None and text != turn.text:
             await door.sessions.amend(thread.team, thread.channel, turn.source_id, text, str(edited_ts), files)

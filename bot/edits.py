@@ -24,7 +24,7 @@ async def follow(door: Door, amendment: Amendment) -> None:
     # Whoever edits in a thread that is none of ours, or anywhere in a channel, changes nothing here.
     if not amendment.addressed and await door.sessions.find(thread) is None:
         return
-    text = as_asked(amendment.text) if amendment.text and amendment.addressed else amendment.text
+    text = as_asked(amendment.text, thread.channel) if amendment.text and amendment.addressed else amendment.text
     if amendment.aside is not None:
         text = await door.people.readable(amendment.aside)
     with bind(thread=thread.thread_ts, channel=thread.channel):

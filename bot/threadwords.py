@@ -25,9 +25,9 @@ _WITH = re.compile(rf"/?(model)\s+({'|'.join(MODELS)})|(mode)\s+({'|'.join(MODES
 COMMANDS = {"compact": "/compact", "clear": "/clear"}
 
 
-def as_asked(text: str) -> str:
+def as_asked(text: str, channel: str) -> str:
     """What a message that calls Flow asks of Claude once it was edited to `text`."""
-    return COMMANDS.get(text.strip().lower(), text)
+    return text if channel.startswith("D") else COMMANDS.get(text.strip().lower(), text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,11 @@ def word_of(event: Mapping[str, Any], prompt: Prompt, me: Identity) -> Word | No
     """The word that a message's event is, if it is one. `prompt`: the event as it would be asked of Claude."""
     if not prompt.starts or event.get("files"):
         return None
-    found = read_word(without_mention(str(event.get("text") or ""), me))
+    markup = str(event.get("text") or "").strip()
+    asked = without_mention(markup, me)
+    found = read_word(asked)
+    if asked == markup and not asked.startswith("/") and (found is None or found[0] != "help"):
+        return None  # a direct message without a mention: everyday words are for Claude there
     if found is None or (prompt.thread.thread_ts == prompt.ts and found[0] != "help"):
         return None
     return Word(*found, prompt.thread, prompt.source_id, prompt.ts, prompt.user_id)

@@ -7,6 +7,7 @@ slackapi/manifest-schema), put down here for the parts that an app like Flow may
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +224,9 @@ def test_the_agent_s_manifest_differs_in_nothing_else() -> None:
     assert events(agent) - events(plain) == AGENT_EVENTS
     agent["settings"]["event_subscriptions"] = plain["settings"]["event_subscriptions"]
     assert agent == plain
+
+
+def test_the_prompts_that_an_agent_suggests_can_be_sent_as_they_are() -> None:
+    agent = yaml.safe_load((ROOT / "manifest-agent.yml").read_text())["features"]["agent_view"]
+    for prompt in agent["suggested_prompts"]:
+        assert not re.search(r"\b(?:repo|branch)=", prompt["message"]), "a repository that is not there is refused"

@@ -8,7 +8,7 @@ import pytest
 
 from bot.inbound import Identity, read_message
 from bot.threadacts import context_text
-from bot.threadwords import read_word, word_of
+from bot.threadwords import as_asked, read_word, word_of
 from sessions.types import Prompt
 
 ME = Identity("T1", "UBOT", "BBOT")
@@ -78,7 +78,13 @@ def test_a_word_needs_the_mention_and_a_thread() -> None:
     assert word(event("<@UBOT> share <#C9|general>")) == ("share", "C9")
     assert word(event("cost <@UBOT>")) == ("cost", "")
     assert word(event("cost")) is None
-    assert word(event("cost", channel="D1", channel_type="im")) == ("cost", "")
+    direct = {"channel": "D1", "channel_type": "im"}
+    for text in ("cost", "clear", "fork", "model opus"):
+        assert word(event(text, **direct)) is None, "an everyday word, said to Claude"
+    assert word(event("<@UBOT> clear", **direct)) == ("clear", "")
+    assert word(event("/model opus", **direct)) == ("model", "opus")
+    assert word(event("help", **direct)) == ("help", "")
+    assert (as_asked("clear", "D1"), as_asked("clear", "C1")) == ("clear", "/clear")
     top = event("<@UBOT> cost")
     del top["thread_ts"]
     assert word(top) is None
