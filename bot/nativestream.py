@@ -223,7 +223,7 @@ def _task(title: str, status: str) -> Chunk:
 def _grown(text: str) -> str:
     """Without the last line where Flow wrote it: the end of a fence that is open, the dashes below a table's header."""
     shown, _, last = text.rpartition("\n")
-    return f"{shown}\n" if _OURS.fullmatch(last) else text
+    return shown if _OURS.fullmatch(last) else text
 
 
 def _whole_words(text: str) -> str:

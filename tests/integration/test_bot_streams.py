@@ -94,6 +94,21 @@ async def test_an_answer_is_streamed_and_ends_up_as_edits_would_have_left_it(
     assert looks[0] == looks[1]
 
 
+async def test_a_code_block_that_grows_within_its_lines_stays_in_one_stream(start: Start) -> None:
+    async with start(streaming="auto", pace=10) as flow:
+        ts, process = await _asks(flow)
+        process.say(TextDelta("See how:\n\n```py\nfirst = 1\nx = lo"))
+        await flow.shows("dm", ts, "first = 1\nx =", user="maya")
+        process.say(TextDelta("ng_name + 1\nlast = an"))
+        await flow.shows("dm", ts, "x = long_name + 1", user="maya")
+        process.say(TextDelta("other\n```\nThat is it, "))
+        await flow.shows("dm", ts, "last = another", "That is", user="maya")
+        assert len(flow.calls("chat.startStream")) == 1
+        assert not flow.calls("chat.stopStream")
+        process.end()
+        await flow.shows("dm", ts, "tokens in", user="maya")
+
+
 @pytest.mark.parametrize(("streaming", "place"), [("auto", "#general"), ("edits", "dm")])
 async def test_elsewhere_answers_are_edited(start: Start, streaming: Any, place: str) -> None:
     async with start(streaming=streaming, pace=10) as flow:
