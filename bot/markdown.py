@@ -13,6 +13,7 @@ from bot.links import ZERO_WIDTH, honest
 from bot.structure import Fence, Open, State, after, columns, ends_fence
 
 _CODE_SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
+_BRACKET = re.compile(r"(\\*)<")
 _LIVE_IN_CODE = re.compile(r"<(?=[@#]|!(?!--|DOCTYPE)|[A-Za-z][A-Za-z0-9+.-]*:)")
 _UNSENDABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _DASHES_BEGUN = re.compile(r"[\s|:-]*")
@@ -115,7 +116,13 @@ def _code_lines(lines: list[str], before: Open | None) -> list[bool]:
 def _neutral_line(line: str) -> str:
     out, end = [], 0
     for span in _CODE_SPAN.finditer(line):
-        out.append(line[end : span.start()].replace("<", "&lt;"))
+        out.append(_BRACKET.sub(_entity, line[end : span.start()]))
         out.append(_LIVE_IN_CODE.sub("<" + ZERO_WIDTH, span[0]))
         end = span.end()
-    return "".join([*out, line[end:].replace("<", "&lt;")])
+    return "".join([*out, _BRACKET.sub(_entity, line[end:])])
+
+
+def _entity(bracket: re.Match[str]) -> str:
+    """Without the backslash that escapes the bracket: it would escape the entity, which is then shown as it is."""
+    slashes = bracket[1]
+    return f"{slashes[: len(slashes) // 2 * 2]}&lt;"

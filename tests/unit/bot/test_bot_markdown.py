@@ -75,6 +75,11 @@ def test_tokens_are_neutral_outside_and_inside_code() -> None:
     assert neutralise(fenced) == "```c\n#include <stdio.h>\n<\u200b!here>\n<!-- no -->\n```\n&lt;!here>"
 
 
+def test_an_escaped_bracket_is_shown_without_its_backslash() -> None:
+    assert neutralise(r"a \< b \\< c \\\< d") == r"a &lt; b \\&lt; c \\&lt; d"
+    assert neutralise(r"`a \< b`") == r"`a \< b`"
+
+
 def test_a_fence_goes_on_in_the_next_piece() -> None:
     text = "```python\n" + "x = 1\n" * 100 + "```\n"
     (first, before, after), (_, again, _), *_ = split(text)
