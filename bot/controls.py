@@ -77,11 +77,21 @@ class _Again:
 async def _ask(door: Door, turn: Turn, again: _Again, user_id: str, said: str) -> str:
     session = await door.sessions.get(turn.session_id)
     prompt = Prompt(session.thread, again.source_id, door.ts(), user_id, again.text, starts=False, files=again.files)
-    submitted = await door.sessions.submit(prompt)
+    async with door.one_by_one(session.thread):
+        if await _under_way(door, session, again.source_id):
+            return "I am at that already, below."
+        submitted = await door.sessions.submit(prompt)
     if submitted is None:
         return "This thread has no session any more. Mention me in a new message to start one."
     log.info("asked by a button", turn=turn.id, by=user_id, new=submitted.turn.id, fresh=submitted.fresh)
     return said if submitted.fresh else ""
+
+
+async def _under_way(door: Door, session: Session, source_id: str) -> bool:
+    """Another press asked for the same, and that is not over: it was a double click."""
+    same = source_id.rpartition(":")[0] + ":"
+    others = [one for one in await door.sessions.turns(session.id) if one.source_id != source_id]
+    return any(one.source_id.startswith(same) and not one.state.settled for one in others)
 
 
 async def copy(door: Door, turn: Turn, user_id: str, press: str) -> str:

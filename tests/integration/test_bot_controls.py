@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,19 @@ async def test_a_press_that_slack_tells_of_twice_counts_once(flow: Flow) -> None
     await finished(flow, ts, 2)
     assert len(await flow.sessions.turns(session.id)) == 2
     assert message["ts"]
+
+
+async def test_a_double_click_asks_once(flow: Flow) -> None:
+    ts = await flow.slack.post("maya", "#general", "@flow HOLD on")
+    (await flow.process("HOLD on")).answer("done")
+    await finished(flow, ts, 1)
+    (session,) = await flow.sessions.list()
+    (turn,) = await flow.sessions.turns(session.id)
+    told = await asyncio.gather(*(controls.retry(flow.door, turn, "U1", press) for press in ("17.5", "17.7")))
+    assert sorted(told) == ["I am at that already, below.", "I will answer that anew, below."]
+    assert len(await flow.sessions.turns(session.id)) == 2
+    (await until(lambda: next((p for p in flow.host.processes.values() if len(p.prompts) == 2), None))).answer("again")
+    await finished(flow, ts, 2)
 
 
 async def test_continue_goes_on_after_a_stop(flow: Flow) -> None:
