@@ -96,8 +96,15 @@ async def _under_way(door: Door, session: Session, source_id: str) -> bool:
 
 async def copy(door: Door, turn: Turn, user_id: str, press: str) -> str:
     """The answer's Markdown as a file in the thread: Slack has no private files there."""
-    if not door.acted.first(f"copy {turn.id} {press}"):
+    if not door.acted.first(f"copy {turn.id} {press}") or not door.acted.first(f"copying {turn.id}"):
         return ""
+    try:
+        return await _copy(door, turn, user_id)
+    finally:
+        door.acted.forget(f"copying {turn.id}")
+
+
+async def _copy(door: Door, turn: Turn, user_id: str) -> str:
     session = await door.sessions.get(turn.session_id)
     text = await answer(door, turn)
     if not text:

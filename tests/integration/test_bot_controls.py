@@ -112,6 +112,14 @@ async def test_a_double_click_asks_once(flow: Flow) -> None:
     await finished(flow, ts, 2)
 
 
+async def test_a_double_click_uploads_once(flow: Flow) -> None:
+    await answered(flow)
+    (session,) = await flow.sessions.list()
+    (turn,) = await flow.sessions.turns(session.id)
+    await asyncio.gather(*(controls.copy(flow.door, turn, "U1", press) for press in ("17.5", "17.7")))
+    assert len(flow.calls("files.completeUploadExternal")) == 1
+
+
 async def test_continue_goes_on_after_a_stop(flow: Flow) -> None:
     ts = await flow.slack.post("maya", "#general", "@flow HOLD on")
     await flow.process("HOLD on")
