@@ -41,9 +41,16 @@ class Holdings:
         return held is not None and (self.exclusive or held[1] > asyncio.get_running_loop().time())
 
     async def release(self, lease: Lease) -> None:
-        if self._held.get(lease.session_id, (None,))[0] == lease:
+        """Cancelled, it leaves the lease to `release_all`."""
+        held = self._held.get(lease.session_id)
+        if held is not None and held[0] == lease:
             del self._held[lease.session_id]
-        await self._leases.release([lease])
+        try:
+            await self._leases.release([lease])
+        except asyncio.CancelledError:
+            if held is not None and held[0] == lease:
+                self._held.setdefault(lease.session_id, held)
+            raise
 
     async def release_all(self) -> None:
         held, self._held = self._held, {}

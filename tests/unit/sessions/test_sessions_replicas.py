@@ -139,7 +139,7 @@ async def test_stop_and_now_reach_the_holder_through_the_other_replica(dsn: str)
 
 async def test_a_replica_that_lost_its_lease_lets_go_and_does_no_harm(dsn: str) -> None:
     host = ScriptedHost()
-    async with replica(dsn, host, lease_seconds=0.6) as one, replica(dsn, host) as two:
+    async with replica(dsn, host, lease_seconds=3) as one, replica(dsn, host) as two:
         asked = await one.ask("HOLD")
         process = await one.process(asked)
         process.say(Text("stored"))
