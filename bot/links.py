@@ -14,6 +14,7 @@ _BLANK = re.compile(r"\s*")
 _ANGLED = re.compile(r"<((?:\\.|[^<>\\\n])*)>")
 _BARE = re.compile(r"\\\S|[()\s]")
 _TITLE_AND_END = re.compile(r"""(?:\s+(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\((?:\\.|[^()\\])*\)))?\s*\)""", re.DOTALL)
+_DEEPEST = 32  # parentheses within each other, as cmark has it; so a text of nothing else is read in linear time
 _LONGEST = 3_000  # characters of a target: what is longer counts as one that nobody can read
 _IMAGE = re.compile(r"!\[([^\]]*)\]\([^)]*\)")
 _ESCAPE = re.compile(r"\\([!-/:-@\[-`{-~])")
@@ -96,6 +97,8 @@ def _bare_end(text: str, start: int, most: int) -> int:
     for match in _BARE.finditer(text, start, most):
         if match[0] == "(":
             depth += 1
+            if depth > _DEEPEST:
+                return most
         elif match[0] == ")" and depth:
             depth -= 1
         elif match[0] == ")" or match[0].isspace():

@@ -149,6 +149,7 @@ def test_what_no_json_body_carries_is_replaced() -> None:
         ('[good.com](https://evil.com "a(b")', 'good.com (https://evil.com "a(b")'),
         ("[good.com](https://evil.com '(')", "good.com (https://evil.com '(')"),
         ("[good.com](https://evil.com/(a(b)c))", "good.com (https://evil.com/(a(b)c))"),
+        (f"[good.com](https://evil.com/{'(' * 40}{')' * 41}", f"good.com (https://evil.com/{'(' * 40}{')' * 41}"),
         ("[good.com](https://good.com 'a)", "good.com (https://good.com 'a)"),
         ("[good.com](https://good.com/" + "a" * 4000, "good.com (https://good.com/" + "a" * 4000),
         ("[good.com](<https://good.com @evil.com>)", "good.com (&lt;https://good.com @evil.com>)"),
