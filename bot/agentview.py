@@ -17,7 +17,7 @@ from bot.refusals import Meaning, refusal
 from bot.tasks import Tasks
 from config.logging import get_logger
 from sessions.events import LifeEvent, Settled, Started
-from sessions.types import Session, SessionId, ThreadId, Turn
+from sessions.types import Session, SessionId, ThreadId, Turn, TurnId
 from worklets.events import AgentEvent
 
 log = get_logger(__name__)
@@ -33,12 +33,19 @@ class AgentStatus:
         self._client = client
         self._tasks = tasks
         self._wanted: dict[SessionId, Status] = {}  # a call is under way, or is to follow it
+        self._working: dict[SessionId, TurnId] = {}  # the turn that started last
         self.on = True
 
-    def observe(self, session: Session, _turn: Turn, event: LifeEvent | AgentEvent) -> None:
+    def observe(self, session: Session, turn: Turn, event: LifeEvent | AgentEvent) -> None:
         thread = session.thread
         if not (self.on and thread.channel.startswith("D") and thread.thread_ts and self._tasks.open):
             return
+        if isinstance(event, Started):
+            self._working[session.id] = turn.id
+        elif isinstance(event, Settled):
+            if self._working.get(session.id, turn.id) != turn.id:
+                return  # one that waited was taken back: another works
+            self._working.pop(session.id, None)
         if isinstance(event, Started | Settled):
             busy = session.id in self._wanted
             self._wanted[session.id] = "processing" if isinstance(event, Started) else "active"

@@ -73,10 +73,15 @@ class Delivery:
     async def append_stream(self, channel: str, ts: str, chunks: Sequence[Block]) -> None:
         await self._client.chat_appendStream(channel=channel, ts=ts, chunks=list(chunks))
 
-    async def stop_stream(self, channel: str, ts: str, turn_id: str, part: int, chunks: Sequence[Block]) -> None:
-        """From now on the message can be edited."""
+    async def stop_stream(
+        self, channel: str, ts: str, turn_id: str, part: int, chunks: Sequence[Block], *, working: bool = False
+    ) -> None:
+        """From now on the message can be edited. `working`: its turn goes on, and Slack keeps its Stop button."""
         metadata = {"event_type": EVENT_TYPE, "event_payload": {"turn": turn_id, "part": part}}
-        await self._client.chat_stopStream(channel=channel, ts=ts, chunks=list(chunks), metadata=metadata)
+        status = "processing" if working else None  # Slack's default: active
+        await self._client.chat_stopStream(
+            channel=channel, ts=ts, chunks=list(chunks), metadata=metadata, session_status=status
+        )
 
     async def delete(self, channel: str, ts: str) -> None:
         await self._client.chat_delete(channel=channel, ts=ts)

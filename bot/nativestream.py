@@ -156,7 +156,8 @@ class NativeStreams:
         assert message.stream is not None
         assert message.ts is not None
         done = [_task(message.stream.status, "complete")] if message.stream.status else []
-        await delivery.stop_stream(answer.channel, message.ts, answer.turn_id, message.index, done)
+        working = answer.channel.startswith("D") and not answer.view.settled
+        await delivery.stop_stream(answer.channel, message.ts, answer.turn_id, message.index, done, working=working)
         message.stream = None
 
     # ---- failing ----

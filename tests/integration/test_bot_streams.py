@@ -129,6 +129,7 @@ async def test_a_stream_is_stopped_before_slack_ends_it_and_the_answer_goes_on_i
         skipped = LIFE
         process.say(TextDelta("and still "))
         await until(lambda: len(flow.calls("chat.stopStream")) == 1)
+        assert flow.calls("chat.stopStream")[0].get("session_status") == "processing"
         await flow.shows("dm", ts, "and still", user="maya")
         process.say(TextDelta(then))
         await until(lambda: len(flow.calls("chat.startStream")) == 2)
