@@ -313,6 +313,7 @@ async def test_the_last_answer_is_shared_elsewhere_with_a_link(flow: Flow) -> No
 async def test_a_long_answer_is_shared_whole_the_rest_below_its_beginning(flow: Flow) -> None:
     words = [f"word{number}" for number in range(4_000)]
     ts, _ = await answered(flow, " ".join(words))
+    flow.slack.faults.fail("chat.postMessage", status=429, retry_after=1)
     await say(flow, ts, f"share <#{flow.slack.channel('#engineering').id}>")
     await told(flow, "maya", "Shared in")
     (first,) = flow.slack.messages("#engineering")
@@ -326,6 +327,15 @@ async def test_a_place_that_takes_no_messages_is_told_privately(flow: Flow) -> N
     ts, _ = await answered(flow)
     await say(flow, ts, f"share <#{flow.slack.channel('#random').id}|random>")
     await told(flow, "maya", "I am not in this channel")
+
+
+async def test_nobody_has_us_write_where_they_are_no_member(flow: Flow) -> None:
+    ts, _ = await answered(flow)
+    place = flow.slack.channel("#engineering")
+    place.members.remove(flow.slack.user("maya").id)
+    await say(flow, ts, f"share <#{place.id}>")
+    await told(flow, "maya", "You are not in")
+    assert flow.slack.messages("#engineering") == []
 
 
 async def test_the_level_of_a_thread(flow: Flow) -> None:
