@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+from weakref import WeakValueDictionary
 
 from slack_sdk.web.async_client import AsyncWebClient
 
@@ -37,16 +38,17 @@ class People:
         self._client = client
         self._patience = patience
         self._clock = clock
+        self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._names: dict[str, tuple[str, float]] = {me.user_id: (me.bot_name, float("inf"))}
 
     async def name(self, user_id: str) -> str:
         """As the person wants to be called, else the full name, else the id."""
-        known, until = self._names.get(user_id, ("", 0.0))
-        if self._clock() < until:
-            return known
-        name, kept = await self._ask(user_id)
-        self._note(user_id, name, kept)
-        return name
+        async with self._asking.setdefault(user_id, asyncio.Lock()):  # two who ask at once ask once
+            known, until = self._names.get(user_id, ("", 0.0))
+            if self._clock() >= until:
+                known, kept = await self._ask(user_id)
+                self._note(user_id, known, kept)
+        return known
 
     async def meet(self, user_ids: Iterable[str], *markup: str) -> None:
         """Asks for all of these, and all who are mentioned, at once: within `patience` seconds each has a name."""

@@ -432,9 +432,13 @@ async def test_an_ask_expires_and_nobody_has_denied_it(start: Any, host: Scripte
 
 
 async def asleep(heart: Heart, asked: Submitted) -> None:
-    """As if the session timeout had passed."""
-    await heart.sessions.park_waiting(datetime.now(UTC) + timedelta(hours=1))
-    await heart.in_state(asked, SessionState.ASLEEP)
+    """As if the session timeout had passed. The reaper asks at each pass: who refuses just then is asked again."""
+
+    async def parked() -> bool:
+        await heart.sessions.park_waiting(datetime.now(UTC) + timedelta(hours=1))
+        return (await heart.sessions.get(asked.session.id)).state is SessionState.ASLEEP
+
+    await until(parked)
     await until(lambda: not heart.sessions.is_live(asked.session.id))
 
 
