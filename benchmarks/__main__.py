@@ -10,7 +10,11 @@ import logging
 from benchmarks.harness import Row, machine, say, table
 from config.logging import configure
 
-FIGURES = ("start", "restart", "ack", "first", "staleness", "cpu", "masking", "memory", "sweep", "relay")
+FIGURES = (
+    "start", "restart", "ack", "first", "starts", "staleness", "cpu", "masking", "memory", "sweep", "relay", "gateway",
+    "repository",
+    "egress", "kv",
+)  # fmt: skip
 
 
 def main() -> None:

@@ -32,6 +32,7 @@ from sessions.manager import Sessions
 from sessions.store import Store
 from sessions.types import Prompt, ThreadId
 from worklets.events import AgentEvent, Position
+from worklets.profile import Profile
 from worklets.runtime import Worklet
 from worklets.wire import Decoder
 
@@ -126,6 +127,7 @@ class _Agent:
     earlier: Sequence[tuple[Position, Sequence[AgentEvent]]] = ()
     ending: str | None = None
     new_volume = True
+    profile = Profile()
 
     def __init__(self, lines: list[bytes]) -> None:
         self._lines = lines
@@ -163,6 +165,10 @@ class _Host:
     async def close(self, name: str, grace: float = 5.0) -> str | None: ...
 
     async def destroy(self, name: str) -> None: ...
+
+    async def introduce(self, name: str, author: str, email: str) -> None: ...
+
+    async def allow_spending(self, name: str, dollars: float | None, spent: float = 0.0, of: str = "") -> None: ...
 
     async def running(self) -> Mapping[str, Worklet]:
         return {}

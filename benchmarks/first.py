@@ -23,6 +23,7 @@ from simulator.model_request import is_side_request
 from worklets.claude import TOOLS, claude_env
 from worklets.local import bundled_claude
 
+_PATIENCE = 300.0  # seconds for one step: a machine that others keep busy takes long, and that is told too
 IMAGE = os.environ.get("FLOW_IMAGE", "flow-worklet:latest")
 _FLAGS = (
     "--output-format=stream-json", "--verbose", "--include-partial-messages", "--dangerously-skip-permissions",
@@ -57,13 +58,13 @@ def has_image() -> bool:
 
 
 def _rows(runtime: str, times: Times) -> list[Row]:
-    floor, prompt, first = median(times.floor), median(times.prompt), median(times.first)
+    alone, prompt, first = median(times.floor), median(times.prompt), median(times.first)
     bare = "docker run" if runtime == "docker" else "child process"
     return [
         Row(f"/flow → first message ({runtime})", milliseconds(first), f"worst {milliseconds(max(times.first))}",
             "< 300 ms"),
-        Row(f"/flow → prompt at the model, cold ({runtime})", f"{milliseconds(prompt)} = {ratio(prompt, floor)} floor",
-            f"bare {bare}: {milliseconds(floor)}", "≤ 1.2× floor"),
+        Row(f"/flow → prompt at the model, cold ({runtime})", f"{milliseconds(prompt)} = {ratio(prompt, alone)} floor",
+            f"bare {bare}: {milliseconds(alone)}", "≤ 1.2× floor"),
         Row(f"reply → prompt at the model, awake ({runtime})", milliseconds(median(times.reply))),
     ]  # fmt: skip
 
@@ -71,36 +72,43 @@ def _rows(runtime: str, times: Times) -> list[Row]:
 async def _rounds(runtime: str, rounds: int) -> Times:
     times = Times()
     async with running(runtime, FLOW_MAX_SESSIONS=str(rounds + 2), FLOW_IMAGE=IMAGE) as world:
-        await _flow(world, Times(), "warm-up")
-        await _floor(world, runtime, "bare warm-up")
+        await flow(world, Times(), "warm-up")
+        await floor(world, runtime, "bare warm-up")
         for number in range(rounds):
             say(f"{runtime}: round {number + 1} of {rounds}")
-            await _flow(world, times, f"round {number}")
+            await flow(world, times, f"round {number}")
             await asyncio.sleep(0.5)
-            times.floor.append(await _floor(world, runtime, f"bare {number}"))
+            times.floor.append(await floor(world, runtime, f"bare {number}"))
             await asyncio.sleep(0.5)
     return times
 
 
-async def _flow(world: World, times: Times, name: str) -> None:
+async def flow(world: World, times: Times, name: str) -> None:
     slack, seen = world.slack, len(world.slack.messages("general"))
     began = time.monotonic()
     asking = asyncio.create_task(slack.command("maya", "general", "/flow", f"SAY {name}"))
-    await slack.wait_for(lambda: len(slack.messages("general")) > seen)
+    await slack.wait_for(lambda: len(slack.messages("general")) > seen, _PATIENCE)
     times.first.append(time.monotonic() - began)
     await asking
-    times.prompt.append(await _arrival(world, f"SAY {name}") - began)
+    times.prompt.append(await arrival(world, f"SAY {name}") - began)
     root = str(slack.messages("general")[-1]["ts"])
-    await slack.wait_for(lambda: any("tokens in" in slack.visible_text(m) for m in slack.messages("general", root)))
+    await _answered(world, root, 1)
     began = time.monotonic()
     await slack.post("maya", "general", f"SAY again {name}", thread_ts=root)
-    times.reply.append(await _arrival(world, f"SAY again {name}") - began)
-    await slack.wait_for(lambda: sum("tokens in" in slack.visible_text(m) for m in slack.messages("general", root)) > 1)
+    times.reply.append(await arrival(world, f"SAY again {name}") - began)
+    await _answered(world, root, 2)
 
 
-async def _arrival(world: World, prompt: str) -> float:
+async def _answered(world: World, root: str, times: int) -> None:
+    def answers() -> int:
+        return sum("tokens in" in world.slack.visible_text(each) for each in world.slack.messages("general", root))
+
+    await world.slack.wait_for(lambda: answers() >= times, _PATIENCE)
+
+
+async def arrival(world: World, prompt: str, seconds: float = _PATIENCE) -> float:
     """When the request that carries the prompt came in; `time.monotonic()`."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(seconds):
         while True:
             for request in reversed(world.model.requests):
                 if request.prompt == prompt and not is_side_request(request.body):
@@ -108,7 +116,7 @@ async def _arrival(world: World, prompt: str) -> float:
             await asyncio.sleep(0.02)
 
 
-async def _floor(world: World, runtime: str, name: str) -> float:
+async def floor(world: World, runtime: str, name: str) -> float:
     """The CLI once, on its own."""
     env = {**claude_env("sk-ant-benchmark"), "ANTHROPIC_BASE_URL": world.model.url}
     start: Callable[[str, dict[str, str], str], list[str]] = _docker if runtime == "docker" else _local
@@ -121,7 +129,7 @@ async def _floor(world: World, runtime: str, name: str) -> float:
         _, errors = await process.communicate()
         if process.returncode != 0:
             raise RuntimeError(f"the bare CLI failed: {errors.decode(errors='replace')}")
-    return await _arrival(world, f"SAY {name}") - began
+    return await arrival(world, f"SAY {name}") - began
 
 
 def _docker(prompt: str, env: dict[str, str], _home: str) -> list[str]:

@@ -91,6 +91,7 @@ async def running(runtime: str, **settings: str) -> AsyncIterator[World]:
                 "FLOW_HTTP_PORT": "0",
                 "FLOW_RUNTIME": runtime,
                 "FLOW_GRACE": "1s",
+                "FLOW_POOL_SIZE": "0",
                 **settings,
             }
             world = World(slack, model, share, env)

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from bot.core import make_share_dir, open_core, open_store
+from bot.core import make_share_dir, open_core
+from bot.finding import find_session, looking
 from config.errors import FlowError
 from config.units import format_duration
 from sessions.controls import Controls
-from sessions.errors import SessionNotFound, StoreBusy
-from sessions.store import Store
+from sessions.errors import StoreBusy
 from sessions.transcript import Transcript
 from web.control import CONTROL_SOCKET, ask_to_stop
-from worklets.clone import without_password
+from worklets.git import without_password
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from config.settings import Settings
     from sessions.types import Session
 
@@ -35,12 +31,27 @@ async def upgrade(settings: Settings) -> int:
     return 0
 
 
+async def upgrade_kv(settings: Settings) -> int:
+    """Brings the key-value store's schema in PostgreSQL up to date. SQLite's does so by itself."""
+    from migrations.kvupgrade import KVUpgradeFailed, upgrade_kv
+
+    dsn = settings.kv.admin_dsn or settings.kv.dsn
+    if not dsn:
+        raise KVUpgradeFailed(
+            "No PostgreSQL is set for the key-value store.",
+            suggestion="Set FLOW_KV_ADMIN_DSN to the tables' owner's postgresql://…; SQLite needs no upgrade.",
+        )
+    applied = await upgrade_kv(dsn)
+    print(f"applied {', '.join(applied)}" if applied else "the key-value store's schema is up to date")
+    return 0
+
+
 async def list_sessions(settings: Settings, *, live: bool) -> int:
     """A table of sessions, the newest first."""
     from rich.console import Console
     from rich.table import Table
 
-    async with _looking(settings) as store:
+    async with looking(settings) as store:
         found = await (store.live() if live else store.list())
     if not found:
         print("no live sessions" if live else "no sessions yet")
@@ -58,10 +69,10 @@ async def list_sessions(settings: Settings, *, live: bool) -> int:
     return 0
 
 
-async def show_session(settings: Settings, prefix: str) -> int:
+async def show_session(settings: Settings, given: str) -> int:
     """One session with its turns."""
-    async with _looking(settings) as store:
-        session = await _find(store, prefix)
+    async with looking(settings) as store:
+        session = await find_session(store, given)
         turns = await store.turns(session.id)
         controls = Controls(store.db, store, Transcript(store.db, store.clock), store.clock)
         opinions = await controls.opinions(session.id)
@@ -94,10 +105,10 @@ def _opinion(liked: int, disliked: int) -> str:
     return f" {' '.join(told)}" if told else ""
 
 
-async def stop_session(settings: Settings, prefix: str) -> int:
+async def stop_session(settings: Settings, given: str) -> int:
     """Stops the session in the running Flow; where none runs, ends its worklet and its waiting turns here."""
-    async with _looking(settings) as store:
-        session = await _find(store, prefix)
+    async with looking(settings) as store:
+        session = await find_session(store, given)
     if not await ask_to_stop(settings.share_dir / CONTROL_SOCKET, session.id):
         try:
             async with open_core(settings) as core, core.sessions:
@@ -108,24 +119,6 @@ async def stop_session(settings: Settings, prefix: str) -> int:
             ) from e
     print(f"stopped {session.id[:8]} ({session.name})")
     return 0
-
-
-@asynccontextmanager
-async def _looking(settings: Settings) -> AsyncIterator[Store]:
-    database = await open_store(settings, exclusive=False)
-    try:
-        yield Store(database)
-    finally:
-        await asyncio.shield(database.close())
-
-
-async def _find(store: Store, prefix: str) -> Session:
-    matches = [s for s in await store.list(limit=100_000) if s.id.startswith(prefix)]
-    if len(matches) > 1:
-        raise SessionNotFound(f"{len(matches)} sessions begin with {prefix}.", suggestion="Write more of the id.")
-    if not matches:
-        raise SessionNotFound(f"No session begins with {prefix}.")
-    return matches[0]
 
 
 def _thread(session: Session) -> str:

@@ -27,7 +27,10 @@ STREAMED = "streamed"  # in place of a digest, of a message that a stream has wr
 
 @dataclass(slots=True)
 class Message:
-    """`shown`: digest of what Slack has. `unknown`: a post may have happened. `lost`: nothing more is done about it."""
+    """`shown`: digest of what Slack has. `unknown`: a post may have happened. `lost`: nothing more is done about it.
+
+    `noted`: the ts that its row has, as far as known here.
+    """
 
     index: int
     ts: str | None = None
@@ -35,6 +38,7 @@ class Message:
     unknown: bool = False
     intended: bool = False  # its row is in the table
     final: bool = False
+    noted: str | None = None
     words: bool = False
     form: int = BLOCKS
     changed_at: float = float("-inf")
@@ -89,7 +93,7 @@ class Answer:
         for row in rows:
             shown = row.digest if row.final else None
             self.messages[row.part] = Message(
-                row.part, row.ts, shown, unknown=row.ts is None, intended=True, final=row.final
+                row.part, row.ts, shown, unknown=row.ts is None, intended=True, final=row.final, noted=row.ts
             )
         self.view = self.view.opened_at([Place.of(row.opens_at) for row in rows if row.opens_at])
 
@@ -142,7 +146,8 @@ class Answer:
         if not self.view.ask_news:
             return False
         parts = self.parts()
-        self.view.ask_news = {n for n in self.view.ask_news if n < len(parts) and not self._is_shown(parts[n])}
+        shown = {n for n in self.view.ask_news if n >= len(parts) or self._is_shown(parts[n])}
+        self.view.ask_news.difference_update(shown)
         return bool(self.view.ask_news)
 
     def _is_shown(self, part: Part) -> bool:

@@ -37,7 +37,11 @@ class Answerers:
         `before`: the mode now. `turns`: those of the session; none of one that is yet to begin, which whoever begins it
         asks. To make Claude ask more is everybody's.
         """
-        if mode in at_least(before) or user_id in self.approvers:
+        return None if mode in at_least(before) else self.reach_refusal(turns, user_id)
+
+    def reach_refusal(self, turns: Sequence[Turn], user_id: str) -> str | None:
+        """Why this person may not let Claude do, or reach, more by itself, mrkdwn; None: they may."""
+        if user_id in self.approvers:
             return None
         if self.who == "approvers":
             return f"Only approvers can let Claude do more by itself: {_listed(self.approvers)}."

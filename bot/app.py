@@ -20,11 +20,15 @@ from bot import (
     controls,
     cuts,
     diffs,
+    egress,
     home,
     messages,
+    previews,
+    rules,
     shortcut,
     snippets,
     stopping,
+    templates,
     waiting,
 )
 from bot.door import Ack, Door
@@ -62,8 +66,8 @@ def build_app(door: Door) -> AsyncApp:
         url_verification_enabled=False,
     )
     door.guard.register(app)
-    pressed = (stopping, agentview, waiting, asks, cuts, controls, diffs, snippets, shortcut)
-    for feature in (messages, commands, *pressed, home, actions, catchup):
+    pressed = (stopping, agentview, waiting, asks, cuts, controls, diffs, snippets, shortcut, templates, previews)
+    for feature in (messages, commands, *pressed, egress, rules, home, actions, catchup):
         feature.register(app, door)
     _register_rest(app)
     return app

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bot.askoutcome import listed, more, outcome
+from bot.askoutcome import host_of, listed, more, outcome
 from bot.asksubject import Option, Question, Subject, headline, questions, subject
 from bot.markdown import clean, clip, render
 from bot.parts import Block, actions, button, context, fallback, section
@@ -24,9 +24,16 @@ DENY, DENY_WHY, SHOW_ALL = "ask_deny", "ask_deny_why", "ask_show_all"
 CHOICE, PICK, SUBMIT, FORM, OWN_WORDS = "ask_choice", "ask_pick", "ask_submit", "ask_form", "ask_own_words"
 APPROVE, APPROVE_EDITS, KEEP_PLANNING = "ask_approve", "ask_approve_edits", "ask_keep_planning"
 MORE, ENOUGH = "ask_more", "ask_enough"
+REACH_ONCE, REACH_SESSION, REACH_CHANNEL = "ask_reach_once", "ask_reach_session", "ask_reach_channel"
 
 #: What the headline of each kind begins with.
-MARKS = {AskKind.PERMISSION: "🔐", AskKind.QUESTION: "❓", AskKind.PLAN: "📋", AskKind.BUDGET: "💰"}
+MARKS = {
+    AskKind.PERMISSION: "🔐",
+    AskKind.QUESTION: "❓",
+    AskKind.PLAN: "📋",
+    AskKind.BUDGET: "💰",
+    AskKind.EGRESS: "🌐",
+}
 
 CHOICES = 10  # of one question: Slack takes so many check boxes (docs.slack.dev, checkboxes element)
 SHOWN_QUESTIONS = 5  # Claude asks four at most; their form has them all
@@ -74,7 +81,7 @@ def _below(ask: Ask) -> list[Block]:
 
 
 def _until(ask: Ask) -> str:
-    if ask.expires_at is None:
+    if ask.expires_at is None or ask.kind is AskKind.EGRESS:  # whose connection gives up long before
         return ""
     fallback_text = ask.expires_at.strftime("%Y-%m-%d %H:%M UTC")
     return f"Open until <!date^{int(ask.expires_at.timestamp())}^{{date_short_pretty}}, {{time}}|{fallback_text}>."
@@ -100,7 +107,9 @@ def _rules(ask: Ask) -> str:
     """What the two wider yeses would allow from then on."""
     if ask.kind is not AskKind.PERMISSION or not ask.suggestions:
         return ""
-    return f"“For this session” and “always” allow {listed(ask.suggestions)} from then on."
+    own = any(server.startswith("own:") for server in ask.servers.values())
+    only = ", for the MCP server as this repository has it now" if own else ""
+    return f"“For this session” and “always” allow {listed(ask.suggestions)} from then on{only}."
 
 
 def _permission_buttons(ask: Ask) -> list[Block]:
@@ -252,14 +261,39 @@ def _budget_buttons(ask: Ask) -> list[Block]:
     return [actions(button(MORE, f"Continue{more(ask)}", ask.id, "primary"), button(ENOUGH, "Stop", ask.id))]
 
 
+# ---- hosts -------------------------------------------------------------------------------------------------------
+
+
+def _egress(ask: Ask) -> list[Block]:
+    named = f"`{clip(flat(host_of(ask)), 300)}`"
+    note = (
+        "A host that stores what it is sent is also a way for data to leave. *Once* is until this answer is over. The "
+        "connection waits only a short while; a later answer counts for Claude's next try."
+    )
+    return [section(f"{MARKS[ask.kind]} *Claude wants to reach* {named}"), *([context(note)] if ask.is_open else [])]
+
+
+def _egress_buttons(ask: Ask) -> list[Block]:
+    return [
+        actions(
+            button(REACH_ONCE, "Once", ask.id, "primary"),
+            button(REACH_SESSION, "For this session", ask.id),
+            button(REACH_CHANNEL, "Always here", ask.id),
+            button(DENY, "No", ask.id, "danger"),
+        )
+    ]
+
+
 _CONTENTS: dict[AskKind, Callable[[Ask], list[Block]]] = {
     AskKind.PERMISSION: _permission,
     AskKind.QUESTION: _question,
     AskKind.BUDGET: _budget,
+    AskKind.EGRESS: _egress,
 }
 _BUTTONS: dict[AskKind, Callable[[Ask], list[Block]]] = {
     AskKind.PERMISSION: _permission_buttons,
     AskKind.QUESTION: _question_buttons,
     AskKind.PLAN: _plan_buttons,
     AskKind.BUDGET: _budget_buttons,
+    AskKind.EGRESS: _egress_buttons,
 }

@@ -63,6 +63,23 @@ def _budget_outcome(ask: Ask, who: str) -> str:
     return f"■ {who} stopped here." if ask.state is AskState.DENIED else f"✓ {who} lets it continue{more(ask)}."
 
 
+def _egress_outcome(ask: Ask, who: str) -> str:
+    host = f"`{clip(flat(host_of(ask)), 300)}`"
+    if ask.state is AskState.DENIED:
+        return f"✗ {who} does not let this session reach {host}."
+    match ask.decision.scope if ask.decision else "once":
+        case "session":
+            return f"✓ {who} lets this session reach {host}."
+        case "channel":
+            return f"✓ {who} lets every session in this channel reach {host} from now on."
+    return f"✓ {who} lets Claude reach {host} until this answer is finished."
+
+
+def host_of(ask: Ask) -> str:
+    """Of the kind EGRESS: "example.org:443"."""
+    return f"{ask.input.get('host')}:{ask.input.get('port')}".replace("`", "'")
+
+
 def listed(rules: tuple[str, ...]) -> str:
     """mrkdwn."""
     shown = ", ".join(f"`{clip(flat(visible(rule)).replace('`', chr(39)), 150)}`" for rule in rules[:3])
@@ -82,4 +99,5 @@ _OUTCOMES: dict[AskKind, Callable[[Ask, str], str]] = {
     AskKind.QUESTION: _question_outcome,
     AskKind.PLAN: _plan_outcome,
     AskKind.BUDGET: _budget_outcome,
+    AskKind.EGRESS: _egress_outcome,
 }

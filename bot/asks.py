@@ -23,6 +23,9 @@ from bot.asking import (
     MORE,
     OWN_WORDS,
     PICK,
+    REACH_CHANNEL,
+    REACH_ONCE,
+    REACH_SESSION,
     SHOW_ALL,
     SUBMIT,
 )
@@ -59,6 +62,9 @@ _DECISIONS = {
     APPROVE_EDITS: Decision("allow", mode="acceptEdits"),
     MORE: Decision("allow"),
     ENOUGH: Decision("deny"),
+    REACH_ONCE: Decision("allow"),
+    REACH_SESSION: Decision("allow", "session"),
+    REACH_CHANNEL: Decision("allow", "channel"),
 }
 _MODALS: dict[str, Callable[[Ask], Block]] = {
     DENY_WHY: lambda ask: why_modal(ask.id),

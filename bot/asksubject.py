@@ -15,7 +15,7 @@ from typing import Any
 from bot.markdown import clean, clip
 from bot.plaintext import visible
 from bot.toolnames import short_path
-from sessions.asks import Ask, AskKind
+from sessions.asks import PULL_REQUEST, PUSH, Ask, AskKind
 
 _REST_ROOM = 300  # characters of arguments that are told in a note
 _PATH_ROOM = 200
@@ -52,6 +52,9 @@ def subject(ask: Ask) -> Subject:
     if ask.kind is AskKind.BUDGET:
         return Subject(clean(_text(given, "text")))
     match ask.tool:
+        case tool if tool in (PUSH, PULL_REQUEST):
+            lines = [visible(_text(given, "title")), visible(_text(given, "body"))]
+            return Subject("\n\n".join(filter(None, lines)))
         case "Bash" if command := _text(given, "command"):
             return _with_rest(command, _text(given, "description"), given, "command", "description")
         case "Write" if isinstance(given.get("content"), str):
@@ -81,6 +84,13 @@ def _json(value: Any, indent: int | None = None) -> str:
 
 def headline(ask: Ask) -> str:
     """mrkdwn after "Claude asks for permission"."""
+    if ask.tool == PULL_REQUEST:
+        at = f"{_code(_text(ask.input, 'branch'))} of {_code(_text(ask.input, 'repository'))}"
+        into = f" into {_code(_text(ask.input, 'base'))}" if _text(ask.input, "base") else ""
+        return f"to open a pull request of {at}{into}"
+    if ask.tool == PUSH:
+        does = "delete the branch" if ask.input.get("deletes") is True else "push to"
+        return f"to {does} {_code(_text(ask.input, 'branch'))} of {_code(_text(ask.input, 'repository'))}"
     path = _text(ask.input, "file_path") or _text(ask.input, "notebook_path")
     match ask.tool:
         case "Bash":

@@ -77,7 +77,8 @@ def person(user_id: str) -> str:
     return f"<@{user_id}>" if re.fullmatch(r"[UW][A-Z0-9]+", user_id) else escape(user_id)
 
 
-def footer(seconds: float | None, usage: Usage | None) -> str:
+def footer(seconds: float | None, usage: Usage | None, template: str | None = None) -> str:
+    """`template`: the name of the one that the session was started from."""
     facts = [] if seconds is None else [_duration(seconds)]
     if usage is not None:
         read = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens
@@ -85,6 +86,8 @@ def footer(seconds: float | None, usage: Usage | None) -> str:
             facts.append(f"{_count(read)} tokens in, {_count(usage.output_tokens)} out")
         if usage.cost is not None:
             facts.append(f"${usage.cost:.2f}" if usage.cost >= 0.005 or usage.cost == 0 else "under $0.01")
+    if template is not None:
+        facts.append(f"template {clip(clean(template), 60)}")
     return " · ".join(facts)
 
 

@@ -177,7 +177,8 @@ class CatchUp:
         text, files = (asked.text, asked.files) if isinstance(asked, Prompt) else (None, ())
         text = as_asked(text, thread.channel) if text and isinstance(asked, Prompt) and asked.starts else text
         edited_ts = (message.get("edited") or {}).get("ts")
-        if edited_ts is not None and text != turn.text:
+        # No text, but a prompt: it names a template, whose own it is.
+        if edited_ts is not None and text not in ("", turn.text):
             await door.sessions.amend(thread.team, thread.channel, turn.source_id, text, str(edited_ts), files)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import sys
 from typing import TYPE_CHECKING
 
+from bot.sessionarg import naming
 from config.errors import FlowError
 
 if TYPE_CHECKING:
@@ -50,7 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     image = verbs.add_parser("image", help="the worklet image").add_subparsers(required=True, metavar="ACTION")
     _verb(image, "build", _image_build, "build it (FLOW_IMAGE)")
     db = verbs.add_parser("db", help="the database").add_subparsers(required=True, metavar="ACTION")
-    _verb(db, "upgrade", _db_upgrade, "bring the schema up to date (serve does it too)")
+    db_upgrade = _verb(db, "upgrade", _db_upgrade, "bring the schema up to date (serve does it too)")
+    db_upgrade.add_argument("--kv", action="store_true", help="the key-value store's in PostgreSQL (FLOW_KV_ADMIN_DSN)")
     sessions = verbs.add_parser("sessions", help="sessions").add_subparsers(required=True, metavar="ACTION")
     listing = _verb(sessions, "list", _sessions_list, "the newest first")
     listing.add_argument("--live", action="store_true", help="only those that are awake")
@@ -58,13 +61,37 @@ def _parser() -> argparse.ArgumentParser:
         ("show", _sessions_show, "one session and its turns"),
         ("stop", _sessions_stop, "end its running turn and put it to sleep"),
     ):
-        _verb(sessions, name, run, text).add_argument("id", help="session id, or its first letters")
+        _verb(sessions, name, run, text).add_argument(
+            "id", type=naming(), help="session id, its first letters, or its thread's link"
+        )
     costs = _verb(verbs, "costs", _costs, "what was spent, by person, channel or day")
     costs.add_argument("--by", choices=("person", "channel", "day"), default="person", help="what to sum up")
     costs.add_argument("--days", type=_days, default=30, help="so many days, today included (UTC; default 30)")
     costs.add_argument("--json", action="store_true", help="as JSON, for other programs")
+    from bot import workletscommand
+    from bot.auditcommand import add_options as add_audit_options
+    from bot.containercommand import add_verbs as add_container_verbs
+    from bot.kvcommand import add_verbs
     from bot.relaycommand import add_options
+    from bot.repocommand import add_verbs as add_repo_verbs
+    from bot.typescommand import add_options as add_types_options
 
+    add_audit_options(_verb(verbs, "audit", _audit, "which tools Claude used, for whom, and what let it"))
+    add_container_verbs(_verb(verbs, "container", _container, "a repository's .claude/container.yaml"))
+    workletscommand.add_verbs(_verb(verbs, "worklets", _worklets, "the worklets that run"))
+    from bot.imagecommand import add_verbs as add_image_verbs
+    from bot.templatecommand import add_verbs as add_template_verbs
+
+    add_template_verbs(_verb(verbs, "templates", _templates, "what sessions can be started from"))
+    add_image_verbs(_verb(verbs, "images", _images, "worklet images on other base images"))
+    add_verbs(_verb(verbs, "kv", _kv, "a worklet's key-value store"))
+    from bot.secretscommand import add_vault_verbs
+    from bot.secretscommand import add_verbs as add_secrets_verbs
+
+    add_secrets_verbs(_verb(verbs, "secrets", _secrets, "what Flow uses for people: tokens, passwords"))
+    add_vault_verbs(_verb(verbs, "vault", _secrets, "the Vault that keeps them, where one is set"))
+    add_repo_verbs(_verb(verbs, "repos", _repos, "the repositories that sessions can be started with"))
+    add_types_options(_verb(verbs, "types", _types, "the key-value store's schema as typed models"))
     add_options(_verb(verbs, "relay", _relay, "a process that speaks lines, over WebSocket"))
     return parser
 
@@ -92,6 +119,7 @@ def _async(work: Coroutine[None, None, int]) -> int:
 
 
 def _serve(_: argparse.Namespace, settings: Settings) -> int:
+    gc.disable()  # until all is up: what a start makes stays, and looking through it takes an eighth of the start
     from bot.serve import serve
 
     return _async(serve(settings))
@@ -115,10 +143,64 @@ def _costs(args: argparse.Namespace, settings: Settings) -> int:
     return _async(show_costs(settings, by=args.by, days=args.days, as_json=args.json))
 
 
+def _audit(args: argparse.Namespace, settings: Settings) -> int:
+    from bot.auditcommand import show_audit
+
+    return _async(show_audit(settings, args))
+
+
+def _container(args: argparse.Namespace, settings: Settings) -> int:
+    from bot.containercommand import container
+
+    return container(args, settings)
+
+
 def _relay(args: argparse.Namespace, settings: Settings) -> int:
     from bot.relaycommand import relay
 
     return relay(args, settings.relay)
+
+
+def _worklets(args: argparse.Namespace, settings: Settings) -> int:
+    from bot.workletscommand import worklets
+
+    return worklets(args, settings)
+
+
+def _kv(args: argparse.Namespace, settings: Settings) -> int:
+    from bot.kvcommand import kv
+
+    return kv(args, settings)
+
+
+def _secrets(args: argparse.Namespace, settings: Settings) -> int:
+    from bot.secretscommand import secrets
+
+    return secrets(args, settings)
+
+
+def _repos(args: argparse.Namespace, settings: Settings) -> int:
+    from bot.repocommand import repos
+
+    return repos(args, settings)
+
+
+def _types(args: argparse.Namespace, _: Settings) -> int:
+    from bot.typescommand import write_types
+
+    return write_types(args)
+
+
+def _templates(args: argparse.Namespace, settings: Settings) -> int:
+    from bot.templatecommand import templates
+
+    return templates(args, settings)
+
+
+def _images(args: argparse.Namespace, settings: Settings) -> int:
+    from bot.imagecommand import images
+
+    return images(args, settings)
 
 
 def _image_build(_: argparse.Namespace, settings: Settings) -> int:
@@ -127,10 +209,10 @@ def _image_build(_: argparse.Namespace, settings: Settings) -> int:
     return _async(build_image(settings))
 
 
-def _db_upgrade(_: argparse.Namespace, settings: Settings) -> int:
-    from bot.admin import upgrade
+def _db_upgrade(args: argparse.Namespace, settings: Settings) -> int:
+    from bot.admin import upgrade, upgrade_kv
 
-    return _async(upgrade(settings))
+    return _async(upgrade_kv(settings) if args.kv else upgrade(settings))
 
 
 def _sessions_list(args: argparse.Namespace, settings: Settings) -> int:

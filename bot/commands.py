@@ -8,14 +8,19 @@ from typing import Any
 from slack_bolt.async_app import AsyncApp
 
 from bot.door import Ack, Door, Respond
+from bot.egress import channel_blocks as egress_blocks
 from bot.errors import sentence_for
-from bot.inbound import Misspelt, Subcommand, read_command
+from bot.inbound import Misspelt, StartFrom, Subcommand, read_command
 from bot.listing import LIVE, help_blocks, sessions_blocks, status_text
 from bot.markdown import clean, clip
 from bot.options import set_level
 from bot.parts import Block, fallback, section
+from bot.repositories import repositories_blocks
+from bot.rules import channel_blocks as rules_blocks
 from bot.shortcut import open_start
 from bot.stopping import stop_all, stop_in_channel
+from bot.templates import list_templates, open_template
+from bot.templating import from_template, from_word
 from config.logging import get_logger
 from sessions.options import Level
 from sessions.types import Prompt, SessionState
@@ -32,12 +37,20 @@ def register(app: AsyncApp, door: Door) -> None:
     async def flow(ack: Ack, body: dict[str, Any], respond: Respond) -> None:
         try:
             asked = read_command(body, door.me, door.ts())
+            if isinstance(asked, StartFrom):
+                await _start(door, await from_word(door.sessions, asked), respond)
+                await ack()
+                return
             if isinstance(asked, Prompt):
-                await _start(door, asked, respond)
+                await _start(door, await from_template(door.sessions, asked), respond)
                 await ack()
                 return
             if isinstance(asked, Subcommand) and asked.name == "new":
                 open_start(door, body, None, asked.channel)
+                await ack()
+                return
+            if isinstance(asked, Subcommand) and asked.name == "template new":
+                open_template(door, body, asked.channel)
                 await ack()
                 return
             blocks = await _answer(door, asked)
@@ -77,6 +90,16 @@ async def _answer(door: Door, asked: Subcommand | Misspelt) -> list[Block]:
             return sessions_blocks(mine, door.me, "*Your sessions*, the newest first", "You have no session yet.")
         case "sessions all":
             return await _all_sessions(door, asked.user_id)
+        case "templates":
+            return await list_templates(door, asked.user_id, asked.words)
+        case "repos":
+            assert door.catalog is not None
+            listing = await door.catalog.scripts.all()
+            return repositories_blocks(door.catalog.repositories.all(), listing.scripts, listing.unread)
+        case "egress":
+            return await egress_blocks(door, asked.channel)
+        case "rules":
+            return await rules_blocks(door, asked.channel)
         case "stop":
             return await stop_in_channel(door, asked.channel, asked.user_id)
         case "stop all":

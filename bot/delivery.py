@@ -13,7 +13,7 @@ from typing import Any
 from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_client import AsyncWebClient
 
-from bot.parts import Block, Part
+from bot.parts import FILE, Block, Part
 from bot.upload import put, share
 
 EVENT_TYPE = "flow_turn"
@@ -31,6 +31,11 @@ class Recipient:
 def stream_mark(turn_id: str, part: int) -> str:
     """Id of a stream's first block: it carries no metadata until it is stopped."""
     return f"{EVENT_TYPE}:{turn_id}:{part}"
+
+
+def file_name(turn_id: str) -> str:
+    """Of a long answer as a file."""
+    return f"answer-{turn_id[:8]}.md"
 
 
 class Delivery:
@@ -128,6 +133,31 @@ class Delivery:
             if (part := self._part_of(message, turn_id)) is not None:
                 found[part] = str(message["ts"])
         return found, (page.get("response_metadata") or {}).get("next_cursor") or None
+
+    async def all_of(
+        self, channel: str, thread_ts: str | None, turn_id: str, part: int, since_ts: str
+    ) -> list[tuple[str, str]]:
+        """Every message that shows this part, the oldest first: its ts, and what the table calls it by.
+
+        That is the ts, too; of the whole answer as a file the file's id. `thread_ts`, `since_ts` as in `find`.
+        """
+        oldest, cursor = f"{max(0, int(since_ts.split('.')[0]) - 300)}.000000", None
+        found: list[tuple[str, str]] = []
+        while True:
+            page = await self._page(channel, thread_ts, oldest, cursor)
+            for message in page.get("messages") or []:
+                ts = str(message["ts"])
+                if part == FILE:
+                    named = [file["id"] for file in self._files_of(message) if file.get("name") == file_name(turn_id)]
+                    found += [(ts, file_id) for file_id in named[:1]]
+                elif self._part_of(message, turn_id) == part:
+                    found.append((ts, ts))
+            cursor = (page.get("response_metadata") or {}).get("next_cursor") or None
+            if cursor is None:
+                return sorted(found)
+
+    def _files_of(self, message: dict[str, Any]) -> list[dict[str, Any]]:
+        return list(message.get("files") or []) if message.get("bot_id") == self._bot_id else []
 
     async def _page(self, channel: str, thread_ts: str | None, oldest: str, cursor: str | None) -> dict[str, Any]:
         if thread_ts is None:

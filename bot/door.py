@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from slack_sdk.errors import SlackApiError
@@ -23,13 +23,18 @@ from bot.parts import Block
 from bot.people import People
 from bot.reactions import Reactions
 from bot.reading import Reader
+from bot.repositories import Catalog
 from bot.show import Show
 from bot.store import ReactionStore
 from bot.tasks import Tasks
 from config.logging import get_logger
 from config.settings import AccessSettings
+from sessions.egress import Egress
 from sessions.manager import Sessions
 from sessions.types import ThreadId
+
+if TYPE_CHECKING:
+    from bot.previews import PreviewOffers
 
 log = get_logger(__name__)
 
@@ -78,11 +83,15 @@ class Door:
         self._cleaning = False
         self.guard = Guard(self)
         self.homes = Homes(self)
+        self.previews: PreviewOffers | None = None  # where servers in worklets can be opened
+        self.catalog: Catalog | None = None  # the repositories to start with, and the startup scripts
+        self.egress: Egress | None = None  # where people decide on hosts
 
     def attend(self) -> None:
         """From now on reactions say how far each asked turn is, and Claude hears what a thread said before it."""
         self.sessions.observe(self.reactions.observe)
         self.sessions.files.fetch = Downloads(self.client).fetch
+        self.sessions.authors(self.people.author)
         self.sessions.backlog(Backlog(self.sessions, self.reader, self.people, self.me).collect)
 
     def connected(self) -> None:

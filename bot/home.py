@@ -125,6 +125,7 @@ class Homes:
             mode=sessions.policy.mode,
             limits=sessions.budgets.limits,
             setup=await self._setup() if is_admin else (),
+            templates=await sessions.templates.list(user_id),
         )
 
     async def _costs(self, user_id: str, *, is_admin: bool) -> Costs:

@@ -10,14 +10,17 @@ from bot.inbound import Identity
 from bot.listing import BUSY, LIVE, STATES, help_blocks, title
 from bot.markdown import clean, clip
 from bot.parts import Block, button, context, section
+from bot.templatelist import START_FROM
 from config.settings import LimitSettings
 from sessions.controls import MODELS, MODES, at_least
 from sessions.costs import Spending, described, dollars
 from sessions.options import Level
+from sessions.templates import Template
 from sessions.types import Session, SessionId
 
 MOST = 100
 _AWAKE, _ASLEEP = 15, 5  # sessions shown
+_TEMPLATES = 5
 PREFERENCE = "preference_"  # action ids of the selects begin so, and go on with the option's name
 USUAL = "usual"  # the choice of no preference
 
@@ -62,11 +65,13 @@ class Home:
     mode: str = "auto"
     limits: LimitSettings = field(default_factory=LimitSettings)
     setup: Sequence[Part] = ()
+    templates: Sequence[Template] = ()
 
 
 def home_blocks(home: Home) -> list[Block]:
     parts = [
         _sessions(home),
+        _templates(home.templates),
         _costs(home.costs),
         _preferences(home),
         _rules(home),
@@ -90,6 +95,18 @@ def _sessions(home: Home) -> list[Block]:
     blocks = [section("*Your sessions*"), *(_session(one, home) for one in shown)]
     if len(shown) < len(home.sessions):
         blocks.append(context("`/flow sessions` lists more."))
+    return blocks
+
+
+def _templates(templates: Sequence[Template]) -> list[Block]:
+    if not templates:
+        return []
+    blocks = [section("*Start from a template*")]
+    for one in templates[:_TEMPLATES]:
+        about = f"\n{clip(clean(one.description), 150)}" if one.description else ""
+        blocks.append(section(f"*{one.name}*{about}") | {"accessory": button(START_FROM, "Start", one.id)})
+    if len(templates) > _TEMPLATES:
+        blocks.append(context("`/flow templates` lists more."))
     return blocks
 
 

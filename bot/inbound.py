@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from bot.fileobjects import attached, named
@@ -18,7 +18,10 @@ from sessions.types import Attached, Prompt, ThreadId
 #: Subtypes that are a person's message all the same; every other one is an edit, a join, a bot's post and the like.
 _SPOKEN = (None, "file_share", "thread_broadcast")
 _SPOKEN_BY_APPS = (*_SPOKEN, "bot_message")
-SUBCOMMANDS = ("help", "new", "status", "stop", "sessions", "sessions all", "quiet", "normal", "verbose")
+SUBCOMMANDS = (
+    "help", "new", "status", "stop", "sessions", "sessions all", "quiet", "normal", "verbose", "templates",
+    "template new", "egress", "rules", "repos",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,18 @@ class Subcommand:
     name: str
     user_id: str
     channel: str
+    words: str = ""  # of `/flow templates`: what is looked for
+
+
+@dataclass(frozen=True, slots=True)
+class StartFrom:
+    """`/flow start <word> …`: from the template of that name, if there is one; else it is for Claude, as `plain`.
+
+    `prompt` is without the word, and its text may be empty.
+    """
+
+    prompt: Prompt
+    plain: Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +145,11 @@ def read_message(event: Mapping[str, Any], me: Identity, *, late: bool = False) 
     here = ThreadId(me.team_id, channel, event.get("thread_ts"))
     if _STOP.fullmatch(words.text):
         return StopWord(here, source_id, ts, str(event["user"]), words.called)
-    if not words.text:
+    if not words.text and words.asked.template is None:
         return EmptyMention(here, str(event["user"])) if words.called else None
     thread = ThreadId(me.team_id, channel, root)
     user, files = str(event["user"]), attached(event.get("files") or [])
-    return Prompt(thread, source_id, ts, user, words.text, words.called, words.repository, words.branch, files=files)
+    return words.asked.prompt(Prompt(thread, source_id, ts, user, words.text, words.called, files=files))
 
 
 def said_by(message: Mapping[str, Any], thread: ThreadId, me: Identity) -> Said | None:
@@ -159,8 +174,8 @@ def read_edit(event: Mapping[str, Any], me: Identity) -> Amendment | None:
         return None
     here = {"channel": event["channel"], "channel_type": event.get("channel_type")}
     was, now = _words({**before, **here}, me), _words({**after, **here}, me)
-    if not deleted and was.markup == now.markup:
-        return None
+    if not deleted and (was.markup == now.markup or (not now.text and now.asked.template)):
+        return None  # the second: what is asked is the template's, and it was taken when the message came
     channel = str(event["channel"])
     root = str(after.get("thread_ts") or before.get("thread_ts") or ts)
     others = not deleted and (_by_an_app(after) or (not now.called and _for_others(now.markup)))
@@ -175,7 +190,7 @@ def read_edit(event: Mapping[str, Any], me: Identity) -> Amendment | None:
     )
 
 
-def read_command(body: Mapping[str, Any], me: Identity, ts: str) -> Prompt | Subcommand | Misspelt:
+def read_command(body: Mapping[str, Any], me: Identity, ts: str) -> Prompt | Subcommand | StartFrom | Misspelt:
     """A `/flow` command at `ts` ("<seconds>.<6 digits>"): Slack's payload carries neither a thread nor a time."""
     raw = str(body.get("text") or "").strip()
     user, channel = str(body["user_id"]), str(body["channel_id"])
@@ -184,14 +199,21 @@ def read_command(body: Mapping[str, Any], me: Identity, ts: str) -> Prompt | Sub
     if found := _STOP_WHAT.fullmatch(raw):
         what = "all" if _ALL.match(found[1]) else "what"
         return Subcommand(f"stop {what}" if found[1] else "stop", user, channel)
+    if found := _TEMPLATES.fullmatch(raw):
+        return Subcommand("templates", user, channel, (found[1] or "").strip())
     if (meant := nearest(raw.lower(), SUBCOMMANDS)) is not None:
         return Misspelt(raw, meant)
-    asked, repository, branch = _take_options(raw)
-    text = readable(asked).strip()
-    if not text:
-        return Subcommand("help", user, channel)
-    thread = ThreadId(me.team_id, channel, None)
-    return Prompt(thread, f"cmd:{body['trigger_id']}", ts, user, text, True, repository, branch)
+
+    def prompt(said: str) -> Prompt:
+        rest, asked = _take_options(said)
+        thread = ThreadId(me.team_id, channel, None)
+        made = Prompt(thread, f"cmd:{body['trigger_id']}", ts, user, readable(rest).strip(), True)
+        return asked.prompt(made)
+
+    plain = prompt(raw)
+    if found := _START_FROM.match(raw):
+        return StartFrom(replace(prompt(raw[found.end() :]), template=found[1].lower()), plain)
+    return plain if plain.text or plain.template else Subcommand("help", user, channel)
 
 
 # ---- who speaks, and to whom -------------------------------------------------------------------------------------
@@ -199,6 +221,9 @@ def read_command(body: Mapping[str, Any], me: Identity, ts: str) -> Prompt | Sub
 _STOP = re.compile(r"stop\s*[.!]*", re.IGNORECASE)
 _STOP_WHAT = re.compile(r"stop[\s,:!.]+(.*)", re.IGNORECASE | re.DOTALL)
 _ALL = re.compile(r"(?:all|everything)\b", re.IGNORECASE)
+#: More words than this look for nothing: they are for Claude.
+_TEMPLATES = re.compile(r"(?:templates((?:\s+\S+){0,3})|start)", re.IGNORECASE)
+_START_FROM = re.compile(r"start\s+([a-z0-9][a-z0-9._-]*)(?:\s+|$)", re.IGNORECASE)
 _OTHERS = re.compile(r"\s*<(?:@|!subteam\^|!here|!channel|!everyone)[^<>]*>")
 
 
@@ -209,18 +234,17 @@ class _Words:
     markup: str
     text: str
     called: bool
-    repository: str | None
-    branch: str | None
+    asked: _Options
 
 
 def _words(event: Mapping[str, Any], me: Identity) -> _Words:
     raw, channel = str(event.get("text") or ""), str(event["channel"])
     direct = event.get("channel_type") == "im" or channel.startswith("D")
     called = direct or event.get("type") == "app_mention" or _mention_of(me).search(raw) is not None
-    asked, repository, branch = _take_options(_mention_of(me).sub(" ", raw)) if called else (raw, None, None)
+    text, asked = _take_options(_mention_of(me).sub(" ", raw)) if called else (raw, _Options())
     files = event.get("files") or []
     markup = _with_files(raw.strip(), files, "Attached in Slack, not readable from here")
-    return _Words(markup, _with_files(readable(asked).strip(), files, "Attached"), called, repository, branch)
+    return _Words(markup, _with_files(readable(text).strip(), files, "Attached"), called, asked)
 
 
 def _spoken(event: Mapping[str, Any], me: Identity, late: bool) -> bool:
@@ -271,23 +295,52 @@ def _with_files(text: str, files: list[Mapping[str, Any]], how: str) -> str:
     return f"{text}\n\n({how}: {names})".strip() if names else text
 
 
-# ---- repo= and branch= -------------------------------------------------------------------------------------------
+# ---- repo=, branch= and template= --------------------------------------------------------------------------------
 
 # Slack wraps what looks like an address in <…>, and cuts ssh addresses: repo=<mailto:git@host|git@host>:owner/name.git
-_OPTION = re.compile(r"(?<!\S)(repo|branch)=((?:<[^<>\s]*>|[^\s<>])+)(?:\s+|$)")
+_OPTION = re.compile(r"(?<!\S)(repo|branch|template)=((?:<[^<>\s]*>|[^\s<>])+)(?:\s+|$)")
 _WRAPPED = re.compile(r"<([^<>|]*)(?:\|[^<>]*)?>")
 
 
-def _take_options(raw: str) -> tuple[str, str | None, str | None]:
-    """The text without its options, the repository and the branch. A `branch=` without a `repo=` is plain text."""
+_REPOSITORY = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")  # a name of FLOW_REPOSITORIES
+_TEMPLATE = re.compile(r"[a-z0-9][a-z0-9._-]*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    repository: str | None = None
+    branch: str | None = None
+    template: str | None = None
+
+    def prompt(self, prompt: Prompt) -> Prompt:
+        """The same with these."""
+        return replace(prompt, repository=self.repository, branch=self.branch, template=self.template)
+
+
+def _take_options(raw: str) -> tuple[str, _Options]:
+    """The text without its options, and those.
+
+    A `branch=` without one of the others is plain text, and so are a `template=` and a repository's name that other
+    words stand before.
+    """
     found = {match[1]: match for match in _OPTION.finditer(raw)}
     values = {name: _value(match[2]) for name, match in found.items()}
-    if not re.search(r"[/:]", values.get("repo", "")):
-        return raw, None, None
-    taken = sorted((match.span() for match in found.values()), reverse=True)
-    for start, end in taken:
+
+    def is_said(name: str) -> bool:
+        """Other words stand before it."""
+        return bool(_OPTION.sub("", raw[: found[name].start()]).strip())
+
+    named = values.get("repo", "")
+    if not re.search(r"[/:]", named) and (not _REPOSITORY.fullmatch(named) or is_said("repo")):
+        values.pop("repo", None)
+    if not _TEMPLATE.fullmatch(values.get("template", "")) or is_said("template"):
+        values.pop("template", None)
+    if "repo" not in values and "template" not in values:
+        return raw, _Options()
+    for start, end in sorted((found[name].span() for name in values), reverse=True):
         raw = raw[:start] + raw[end:]
-    return raw, values["repo"], values.get("branch")
+    template = values.get("template")
+    return raw, _Options(values.get("repo"), values.get("branch"), template.lower() if template else None)
 
 
 def _value(token: str) -> str:
@@ -296,7 +349,11 @@ def _value(token: str) -> str:
 
 # ---- text --------------------------------------------------------------------------------------------------------
 
-_TOKEN = re.compile(r"<([@#!]?)([^<>|]*)(?:\|([^<>]*))?>")
+#: What Slack puts into angle brackets; all else in such is people's own: `#include <stdio.h>` and `<h1>` in a command.
+_TOKEN = re.compile(
+    r"<(?:(?=[@#])|(?=!(?:here|channel|everyone|subteam\^|date\^))|(?=[a-zA-Z][a-zA-Z0-9+.-]*://|(?:mailto|tel|sms):))"
+    r"([@#!]?)([^<>|]*)(?:\|([^<>]*))?>"
+)
 
 
 def unescape(text: str) -> str:

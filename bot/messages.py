@@ -15,10 +15,12 @@ from bot.errors import sentence_for
 from bot.inbound import EmptyMention, Said, StopWord, read_message
 from bot.listing import help_text
 from bot.stopping import is_late, is_redelivered, stop_word
+from bot.templating import from_template
 from bot.threadacts import act_on_word
 from bot.threadwords import word_of
 from config.errors import FlowError
 from config.logging import bind, get_logger
+from sessions.templates import TemplateError
 from sessions.types import Prompt
 
 log = get_logger(__name__)
@@ -72,7 +74,10 @@ async def take(
 async def _submit(door: Door, prompt: Prompt, *, apologise: bool) -> None:
     with bind(thread=prompt.thread.thread_ts, channel=prompt.thread.channel):
         try:
-            submitted = await door.sessions.submit(prompt)
+            submitted = await door.sessions.submit(await from_template(door.sessions, prompt))
+        except TemplateError as error:
+            _refuse(door, prompt, error, apologise=apologise)
+            return
         except FlowError as error:
             log.warning("message not stored; Slack will send it again", error=error.sentence())
             raise
@@ -87,6 +92,15 @@ async def _submit(door: Door, prompt: Prompt, *, apologise: bool) -> None:
             log.debug("nothing to do for this message", source=prompt.source_id)
         elif not submitted.fresh:
             log.debug("message known already", source=prompt.source_id)
+
+
+def _refuse(door: Door, prompt: Prompt, error: TemplateError, *, apologise: bool) -> None:
+    """Nothing is stored, and nothing comes again: whoever wrote it is told, once of a mention's two events."""
+    log.info("a message is not taken", source=prompt.source_id, why=error.sentence())
+    if apologise and door.acted.first(f"template {prompt.source_id}"):
+        thread = prompt.thread
+        here = thread if thread.thread_ts != prompt.ts else replace(thread, thread_ts=None)
+        door.after.start(door.whisper(here, prompt.user_id, error.sentence()), "template")
 
 
 async def _overhear(door: Door, said: Said) -> None:

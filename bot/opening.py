@@ -7,7 +7,7 @@ from bot.markdown import clean, clip
 from bot.parts import ROOT, Part, context, section
 from sessions.brought import split_brought
 from sessions.types import Session, Turn
-from worklets.clone import without_password
+from worklets.git import without_password
 
 _QUOTE_ROOM = 2_600
 
@@ -19,6 +19,8 @@ def root_part(session: Session, turn: Turn) -> Part:
     blocks = [section(f"{person(turn.user_id)} asked:\n{quoted}")]
     if brought:
         blocks.append(context(f"With a {brought} of another conversation, which is not shown here."))
+    if session.template_name:
+        blocks.append(context(f"Started from the template `{_in_code(session.template_name)}`"))
     if session.repository:
         branch = f", branch `{_in_code(session.branch)}`" if session.branch else ""
         blocks.append(context(f"Repository `{_in_code(without_password(session.repository))}`{branch}"))

@@ -16,12 +16,14 @@ from types import TracebackType
 from typing import Self
 
 from bot.answer import Action, Answer, Message
+from bot.covered import watch_covered
 from bot.delivery import Delivery
+from bot.late import LateCalls
 from bot.order import Order
 from bot.outage import Outage
-from bot.parts import ROOT
+from bot.reports import UNHELD, Reports
 from bot.schedule import Clock, Job, Method, Schedule, Urgency
-from bot.sending import NotHeld, Sender
+from bot.sending import NotHeld, PostedLate, Sender
 from bot.setbacks import Entry, Setbacks
 from bot.store import MessageStore
 from bot.tasks import Tasks
@@ -36,7 +38,11 @@ GROWING = (Method.EDIT, Method.APPEND)  # what changes a message that is there, 
 FIRST_GAP = 1.0  # until the first words replace "Thinking…"
 _WORDLESS = 3.0  # seconds that a message of a dead process keeps its looks, unless its words come earlier
 _REPLAYED = 0.15  # seconds in which the journal tells again what that process had shown
-_UNHELD = 0.1  # seconds until it is asked again whether a session may be shown
+
+
+async def alone(_: TurnId) -> bool:
+    """There is no other process."""
+    return True
 
 
 class Outbox:
@@ -45,7 +51,8 @@ class Outbox:
     `opened(answer, ts)`: the root message of a thread is posted. `delivered(answer)`: all of a settled turn is shown,
     or can never be. `refused(answer, sentence)`: its channel takes no messages from us. The three are awaited in tasks
     of the outbox; what they raise is logged, and StoreUnavailable is tried again. `may_show`: whether this process may
-    show a session now; while it may not, nothing is sent. `pace`: how many times Slack's documented limits.
+    show a session now; while it may not, nothing is sent. `again(turn_id)` as `LateCalls` has it.
+    `pace`: how many times Slack's documented limits.
     """
 
     def __init__(
@@ -57,13 +64,13 @@ class Outbox:
         delivered: Callable[[Answer], Awaitable[None]],
         refused: Callable[[Answer, str], Awaitable[None]],
         may_show: Callable[[SessionId], bool] = lambda _: True,
+        again: Callable[[TurnId], Awaitable[bool]] = alone,
         clock: Clock = time.monotonic,
         pace: float = 1.0,
     ) -> None:
-        self._sender = Sender(delivery, store, may_show=may_show, opened=self._open_thread, clock=clock)
-        self._opened = opened
-        self._delivered = delivered
-        self._refused = refused
+        self._store = store
+        self._reports = Reports(opened=opened, delivered=delivered, refused=refused, may_show=may_show)
+        self._sender = Sender(delivery, store, may_show=may_show, opened=self._reports.opened, clock=clock)
         self._may_show = may_show
         self._clock = clock
         self._schedule = Schedule(clock, pace)
@@ -78,6 +85,7 @@ class Outbox:
         self._quiet = asyncio.Event()
         self._flushing = False
         self._tasks = Tasks("outbox")
+        self._late = LateCalls(delivery, store, again, self._tasks)
         self._early: list[Entry] = []  # added before the outbox was entered
 
     # ---- life ----
@@ -85,6 +93,7 @@ class Outbox:
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
         self._tasks.start(self._send_for_ever(), "sender")
+        self._tasks.start(watch_covered(self._store, self._entries, self._uncover), "covered messages")
         for entry in self._early:
             self._tasks.start(self._load(entry), "load")
         self._early.clear()
@@ -158,6 +167,12 @@ class Outbox:
         """Turns that are not shown to the end."""
         return len(self._entries)
 
+    @property
+    def delay(self) -> float:
+        """Seconds since the oldest change that nobody has seen; 0 when all is shown."""
+        since = min((entry.since for entry in self._entries.values() if entry.since is not None), default=None)
+        return 0.0 if since is None else max(0.0, self._clock() - since)
+
     # ---- scheduling ----
 
     def _urgency(self, entry: Entry) -> Urgency:
@@ -212,7 +227,7 @@ class Outbox:
         """The job's moment has come: find out what it is, and do it unless it is a job of another kind by now."""
         entry = self._entries[job.key]
         if not self._may_show(entry.answer.session_id):
-            entry.retry_at = self._clock() + _UNHELD
+            entry.retry_at = self._clock() + UNHELD
             self._enqueue(entry)
             return
         action = self._next_action(entry)
@@ -292,11 +307,8 @@ class Outbox:
 
     async def _report(self, entry: Entry) -> None:
         answer = entry.answer
-        while not self._may_show(answer.session_id) and not answer.released:  # noqa: ASYNC110 - time decides it
-            await asyncio.sleep(_UNHELD)
-        if answer.released:
+        if not await self._reports.delivered(answer):
             return
-        await self._insist(lambda: self._delivered(answer), "a turn's delivery")
         if self._entries.get(answer.turn_id) is entry:
             del self._entries[answer.turn_id]
         self._leave_order(entry)
@@ -311,6 +323,17 @@ class Outbox:
             if entry.unanswered:
                 entry.unanswered, entry.retry_at = False, 0.0
                 self._enqueue(entry)
+
+    # ---- what a late call of another process has covered ----
+
+    def _uncover(self, turn_id: TurnId, part: int) -> None:
+        """The message is shown anew, and noted down so."""
+        entry = self._entries.get(turn_id)
+        message = entry.answer.messages.get(part) if entry is not None else None
+        if entry is None or entry.busy or message is None or message.ts is None or message.stream is not None:
+            return
+        message.shown, message.final = None, False
+        self._step(entry)
 
     # ---- one call ----
 
@@ -329,45 +352,31 @@ class Outbox:
                 await self._sender.do(answer, action)
             except NotHeld:
                 self._outage.gave_up(era)
-                entry.retry_at = self._clock() + _UNHELD
+                entry.retry_at = self._clock() + UNHELD
             except StoreUnavailable as error:
                 self._outage.gave_up(era)
                 entry.back_off(self._clock())
                 log.debug("cannot note down what is to be posted; trying again", error=str(error))
+            except PostedLate as late:
+                self._setbacks.answered(era)
+                self._late.posted(answer, action, late.ts)
             except Exception as error:  # noqa: BLE001 - each is worded and dealt with in one place
                 await self._setbacks.failed(entry, action, error, era)
+                if not self._sender.holds(answer):
+                    self._late.changed(answer, action)
             else:
                 self._setbacks.answered(era)
                 entry.tries, entry.misses, entry.retry_at = 0, 0, 0.0
                 message.moves += action.move
                 since = None
                 log.debug("message shown", method=action.method.value, part=message.index, ts=message.ts)
+                if not self._sender.holds(answer):
+                    self._late.changed(answer, action)
             if since is not None:  # still unseen: it keeps its place among those who wait
                 entry.since = since
         self._go_on(entry)
 
-    async def _open_thread(self, answer: Answer) -> None:
-        root = answer.messages.get(ROOT)
-        if answer.thread_ts is None and root is not None and root.ts is not None and not answer.released:
-            ts = root.ts
-            await self._insist(lambda: self._opened(answer, ts), "a new thread")
-            answer.thread_ts = ts
-
-    async def _insist(self, call: Callable[[], Awaitable[None]], what: str) -> None:
-        """Until the database takes it. After a restart whatever was not reported is shown, and reported, again."""
-        delay = 0.5
-        while True:
-            try:
-                return await call()
-            except StoreUnavailable as error:
-                log.debug(f"cannot store {what}; trying again", seconds=delay, error=str(error))
-            except Exception:
-                log.exception(f"cannot report {what}")
-                return None
-            await asyncio.sleep(delay)
-            delay = min(30.0, delay * 2)
-
     async def _give_up(self, entry: Entry, sentence: str) -> None:
         if not entry.answer.released:
-            await self._insist(lambda: self._refused(entry.answer, sentence), "a refusal")
+            await self._reports.refused(entry.answer, sentence)
             self._close(entry)

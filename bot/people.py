@@ -14,6 +14,7 @@ from slack_sdk.web.async_client import AsyncWebClient
 from bot.inbound import Identity, readable
 from bot.refusals import refusal
 from config.logging import get_logger
+from worklets.git import noreply
 
 log = get_logger(__name__)
 
@@ -39,6 +40,7 @@ class People:
         self._patience = patience
         self._clock = clock
         self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._emails: dict[str, str] = {}  # of those whose Slack lets us read it
         self._names: dict[str, tuple[str, float]] = {me.user_id: (me.bot_name, float("inf"))}
 
     async def name(self, user_id: str) -> str:
@@ -50,6 +52,11 @@ class People:
                 self._note(user_id, known, kept)
         return known
 
+    async def author(self, user_id: str) -> tuple[str, str]:
+        """Name and e-mail address for git; without the scope users:read.email an address that is nobody's."""
+        name = await self.name(user_id)
+        return name, self._emails.get(user_id) or noreply(user_id)
+
     async def meet(self, user_ids: Iterable[str], *markup: str) -> None:
         """Asks for all of these, and all who are mentioned, at once: within `patience` seconds each has a name."""
         mentioned = [user_id for text in markup for user_id in _MENTIONED.findall(text)]
@@ -58,7 +65,14 @@ class People:
     def learn(self, user: Mapping[str, Any]) -> None:
         """Somebody else was told by Slack who this is: it need not be asked again."""
         if user_id := user.get("id"):
+            self._note_email(str(user_id), user)
             self._note(str(user_id), _name(user, str(user_id)), _KEPT)
+
+    def _note_email(self, user_id: str, user: Mapping[str, Any]) -> None:
+        if email := (user.get("profile") or {}).get("email"):
+            if len(self._emails) >= _MOST:
+                self._emails.clear()
+            self._emails[user_id] = str(email)
 
     def _note(self, user_id: str, name: str, kept: float) -> None:
         if len(self._names) >= _MOST:
@@ -72,7 +86,9 @@ class People:
         except Exception as error:  # noqa: BLE001 - a name is never worth losing what was said
             log.info("no name for a person", user=user_id, error=refusal(error).error)
             return user_id, _AGAIN
-        return _name(answer.get("user") or {}, user_id), _KEPT
+        user: Mapping[str, Any] = answer.get("user") or {}
+        self._note_email(user_id, user)
+        return _name(user, user_id), _KEPT
 
     async def readable(self, markup: str) -> str:
         """Slack's markup as its writer saw it, mentioned people by their names."""

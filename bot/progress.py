@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from bot.engines import engine_at
 from config.units import format_duration
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ async def build_image(settings: Settings) -> int:
             elif line:
                 status.update(f"[dim]{_short(line)}[/dim]")
 
-        await build(image, show, docker_host=settings.worklets.docker_host)
+        await build(image, show, docker_host=engine_at(settings))
     print(f"built {image} in {format_duration(time.monotonic() - started)}")
     return 0
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from bot.answer import STREAMED, Action, Answer, Message
-from bot.delivery import Delivery
+from bot.answer import STREAMED, Action, Answer, Message, Search
+from bot.delivery import Delivery, file_name
 from bot.parts import FILE, ROOT, Part
 from bot.schedule import Clock, Method
 from bot.store import MessageStore
@@ -20,6 +20,13 @@ _TITLE = "The whole answer"
 
 class NotHeld(Exception):
     """Another process may be showing the session by now: nothing was sent."""
+
+
+class PostedLate(Exception):
+    """A message stands at `ts`, and another process may have been showing the session before it came."""
+
+    def __init__(self, ts: str) -> None:
+        self.ts = ts
 
 
 class Sender:
@@ -53,7 +60,7 @@ class Sender:
         await self._opened(answer)
 
     async def do(self, answer: Answer, action: Action) -> None:
-        """Raises NotHeld, what the client raises, and StoreUnavailable when a post could not be noted down first."""
+        """Raises NotHeld, PostedLate, what the client raises; StoreUnavailable when a post could not be noted first."""
         self._check(answer)
         message, part = action.message, action.part
         match action.method:
@@ -66,7 +73,7 @@ class Sender:
                 if message.stream is not None and answer.native is not None:  # Slack deletes no open stream
                     await answer.native.stop(self._delivery, answer, action)
                 await self._delivery.delete(answer.channel, message.ts)
-                if not answer.released:
+                if self.holds(answer):
                     await self.forget(answer, action)
             case Method.POST | Method.START:
                 assert part is not None
@@ -82,11 +89,15 @@ class Sender:
                 assert part is not None
                 assert message.ts is not None
                 await self._delivery.edit(answer.channel, message.ts, part)
-                if not answer.released:
+                if self.holds(answer):
                     await self._shown(answer, action, part)
 
+    def holds(self, answer: Answer) -> bool:
+        """No other process can be showing it."""
+        return not answer.released and self._may_show(answer.session_id)
+
     def _check(self, answer: Answer) -> None:
-        if answer.released or not self._may_show(answer.session_id):
+        if not self.holds(answer):
             raise NotHeld
 
     async def _post(self, answer: Answer, action: Action, part: Part) -> None:
@@ -103,16 +114,18 @@ class Sender:
             self._check(answer)
         thread = None if message.index == ROOT else answer.thread_ts
         if action.method is Method.START and answer.native is not None:
-            message.ts = await answer.native.start(self._delivery, answer, action)
+            ts = await answer.native.start(self._delivery, answer, action)
         else:
-            message.ts = await self._delivery.post(answer.channel, thread, answer.turn_id, part)
-        if answer.released:
-            await self._remember(self._store.posted(answer.turn_id, message.index, message.ts))
-            return
+            ts = await self._delivery.post(answer.channel, thread, answer.turn_id, part)
+        if not self.holds(answer):
+            message.unknown, message.stream = True, None
+            await self._remember(self._store.posted(answer.turn_id, message.index, ts))
+            raise PostedLate(ts)
+        message.ts = ts
         await self._opened(answer)  # first: from now on people can reply there
         if message.stream is not None:
             self._streamed(action)
-            await self._remember(self._store.shown(answer.turn_id, message.index, message.ts, message.shown, False))
+            await self._note(answer, message, False)
         else:
             await self._shown(answer, action, part)
 
@@ -135,12 +148,13 @@ class Sender:
             self._check(answer)
             if not await self._delivery.share_file(answer.channel, answer.thread_ts, file_id, _TITLE):
                 file_id = await self._upload(answer, text)
+                self._check(answer)
                 await self._delivery.share_file(answer.channel, answer.thread_ts, file_id, _TITLE)
         message.ts = file_id
         await self._remember(self._store.posted(answer.turn_id, FILE, file_id))
 
     async def _upload(self, answer: Answer, text: str) -> str:
-        file_id = await self._delivery.put_file(f"answer-{answer.turn_id[:8]}.md", text)
+        file_id = await self._delivery.put_file(file_name(answer.turn_id), text)
         await self._store.uploaded(answer.turn_id, FILE, file_id)
         return file_id
 
@@ -150,7 +164,9 @@ class Sender:
             answer.channel, thread_ts, answer.turn_id, answer.asked_ts, search.cursor
         )
         search.found = found | search.found
-        if search.cursor is None and not answer.released:
+        if not self.holds(answer):
+            answer.search = Search()  # another process may post or delete meanwhile
+        elif search.cursor is None:
             await self.looked(answer)
 
     async def looked(self, answer: Answer) -> None:
@@ -158,9 +174,7 @@ class Sender:
         answer.adopt(answer.search.found)
         for message in answer.messages.values():
             if message.ts is not None:
-                await self._remember(
-                    self._store.shown(answer.turn_id, message.index, message.ts, message.shown, message.final)
-                )
+                await self._note(answer, message, message.final)
         await self._opened(answer)
 
     async def _shown(self, answer: Answer, action: Action, part: Part) -> None:
@@ -170,19 +184,28 @@ class Sender:
         message.shown, message.changed_at, message.words = part.digest, self._clock(), part.words
         if first or part.final != message.final or part.final:
             message.final = part.final
-            await self._remember(
-                self._store.shown(answer.turn_id, message.index, message.ts, message.shown, part.final)
-            )
+            await self._note(answer, message, part.final)
+
+    async def _note(self, answer: Answer, message: Message, final: bool) -> None:
+        ts = message.ts
+        assert ts is not None
+        writing = self._store.shown(answer.turn_id, message.index, ts, message.shown, final, message.noted)
+        if await self._remember(writing):
+            message.noted = ts
 
     async def forget(self, answer: Answer, action: Action) -> None:
         """The message is not there any more."""
         message = action.message
+        ts = message.ts
         message.ts, message.shown, message.intended, message.final = None, None, False, False
-        await self._remember(self._store.forget(answer.turn_id, message.index))
+        if await self._remember(self._store.forget(answer.turn_id, message.index, ts)):
+            message.noted = None
 
-    async def _remember(self, writing: Awaitable[None]) -> None:
+    async def _remember(self, writing: Awaitable[object]) -> bool:
         """An edit or a deletion that is not noted down is done again after a restart, which changes nothing."""
         try:
             await writing
         except StoreUnavailable as error:
             log.debug("cannot note which messages are posted", error=str(error))
+            return False
+        return True

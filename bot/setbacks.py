@@ -138,6 +138,10 @@ class Setbacks:
         self, entry: Entry, action: Action, said: Refusal, error: Exception, known: dict[str, Any]
     ) -> None:
         answer, message = entry.answer, action.message
+        if said.meaning is not Meaning.LIMITED and not self._sender.holds(answer):
+            # Its messages may be another process's by now, which decides what such a refusal means.
+            entry.back_off(self._clock())
+            return
         looking = action.method in (Method.REPLIES, Method.HISTORY)
         match said.meaning:
             case Meaning.LIMITED:

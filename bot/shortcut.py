@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from slack_bolt.async_app import AsyncApp
@@ -11,19 +12,27 @@ from slack_bolt.async_app import AsyncApp
 from bot.door import Ack, Door
 from bot.errors import sentence_for
 from bot.modals import open_modal
-from bot.newmodal import MESSAGE, NEW, START, About, Start, about_message, read_start, start_modal
+from bot.newmodal import KNOWN, MESSAGE, NEW, START, About, Start, about_message, read_start, start_modal
 from bot.parts import Block
 from bot.refusals import refusal
+from bot.repositories import script_choices
+from bot.templating import from_template
 from config.logging import get_logger
 from sessions.brought import bring
+from sessions.templates import TemplateError
 from sessions.types import Prompt, Session, ThreadId
+from worklets.startup import Listing
 
 log = get_logger(__name__)
 
 _PATIENCE = 1.2  # seconds to read a thread: the submission waits for its acknowledgement
 _MOST = 100  # messages of it
+_TYPED = 200  # characters of a search
 _LETTERS = 30_000  # of them all
-_NEWER = "This thread has a session already; a repository can only be given to a new one. Choose another place."
+_NEWER = (
+    "This thread has a session already; a repository or a template can only be given to a new one. Choose another "
+    "place."
+)
 _UNKNOWN = "I cannot find out yet whether you may use me there. Please send this in again in a minute."
 _UNREAD = "I cannot read this thread: invite me there with /invite, or bring only the message along."
 
@@ -51,24 +60,46 @@ def register(app: AsyncApp, door: Door) -> None:
         else:
             await ack()
 
+    async def searched(ack: Ack, body: dict[str, Any]) -> None:
+        """Who sees the modal was let in; who is not any more sees nothing, since there is nowhere to say so."""
+        verdict = door.access.known(str(body["user"]["id"]), None, lately=True)
+        if door.catalog is None or (verdict is not None and not verdict.allowed):
+            await ack(options=[])
+        else:
+            await ack(options=await door.catalog.search.options(str(body.get("value") or "")[:_TYPED]))
+
+    app.options(KNOWN)(searched)
     app.shortcut(MESSAGE)(message)
     app.shortcut(NEW)(new)
     app.view(START)(submitted)
 
 
-def open_start(door: Door, body: dict[str, Any], about: About | None, channel: str | None) -> None:
-    """Opens the modal after the acknowledgement. `body`: of a command or a shortcut, for its trigger."""
-    user = body.get("user_id") or body["user"]["id"]
+def open_start(
+    door: Door, body: dict[str, Any], about: About | None, channel: str | None, template: str | None = None
+) -> None:
+    """Opens the modal after the acknowledgement. `body`: of a command or a shortcut, for its trigger.
+
+    `template`: the id of the one that is chosen at first.
+    """
+    user = str(body.get("user_id") or body["user"]["id"])
     here = channel or (about.channel if about else None)
 
     async def made() -> Block | str:
-        return start_modal(about, channel)
+        known = door.catalog is not None and bool(door.catalog.repositories.all())
+        if known and door.catalog is not None:
+            door.catalog.search.refresh()  # while the person writes
+        listing = Listing(()) if door.catalog is None else await door.catalog.scripts.all()
+        scripts = script_choices(listing.scripts)
+        templates = await door.sessions.templates.list(user)
+        return start_modal(
+            about, channel, templates, template, repositories=known, scripts=scripts, unlisted=listing.unread
+        )
 
     async def tell(text: str) -> None:
         if here is not None:
-            await door.whisper(ThreadId(door.me.team_id, here, None), str(user), text)
+            await door.whisper(ThreadId(door.me.team_id, here, None), user, text)
         else:
-            await _message(door, str(user), text)
+            await _message(door, user, text)
 
     door.after.start(open_modal(door.client, str(body["trigger_id"]), made(), tell), "modal")
 
@@ -85,21 +116,24 @@ async def start(door: Door, view: dict[str, Any], user_id: str) -> dict[str, str
     if not verdict.allowed:
         return {"where": door.access.sentence(verdict)}
     session = await door.sessions.find(thread) if thread.thread_ts is not None else None
-    if session is not None and wanted.repository:
-        return {"repository": _NEWER}
+    if session is not None and (wanted.repository or wanted.template):
+        return {"repository" if wanted.repository else "template": _NEWER}
     if wanted.mode is not None:
         before = door.sessions.policy.mode_of(session) if session is not None else door.sessions.policy.mode
         turns = await door.sessions.turns(session.id) if session is not None else []
         if why := door.answerers.loosening_refusal(before, wanted.mode, turns, user_id):
             return {"mode": await door.people.readable(why)}
+    prompt = Prompt(
+        thread, f"view:{view['id']}", door.ts(), user_id, wanted.text, True, wanted.repository, wanted.branch,
+        wanted.model, wanted.mode, wanted.template, wanted.startup_script,
+    )  # fmt: skip
     try:
-        text = await _with_quoted(door, wanted)
+        prompt = await from_template(door.sessions, prompt)
+        prompt = replace(prompt, text=await _with_quoted(door, wanted, prompt.text))
+    except TemplateError as error:
+        return {"template": error.sentence()}
     except _Unread:
         return {"bring": _UNREAD}
-    prompt = Prompt(
-        thread, f"view:{view['id']}", door.ts(), user_id, text, True, wanted.repository, wanted.branch, wanted.model,
-        wanted.mode,
-    )  # fmt: skip
     if session is not None:
         await _set(door, session, wanted, user_id)
     submitted = await door.sessions.submit(prompt)
@@ -128,11 +162,11 @@ async def _set(door: Door, session: Session, wanted: Start, user_id: str) -> Non
         await door.sessions.set_mode(session.id, wanted.mode, user_id)
 
 
-async def _with_quoted(door: Door, wanted: Start) -> str:
+async def _with_quoted(door: Door, wanted: Start, text: str) -> str:
     """What is asked, and below it the message, or its thread, as Claude reads it. Raises _Unread."""
     about = wanted.about
     if about is None or (wanted.channel is None and wanted.thread):
-        return wanted.text  # a thread that it is called into is read anyway
+        return text  # a thread that it is called into is read anyway
     messages: Sequence[dict[str, Any]] = [{"ts": about.ts, "text": about.markup, **_by(about)}]
     if wanted.thread or not about.whole:
         try:
@@ -148,7 +182,7 @@ async def _with_quoted(door: Door, wanted: Start) -> str:
     if len(lines) > _LETTERS:
         lines = f"[…]\n{lines[-_LETTERS:]}"
     place = about.place if about.place != "directmessage" else ""
-    return bring(wanted.text, "thread" if wanted.thread else "message", place, lines) if lines else wanted.text
+    return bring(text, "thread" if wanted.thread else "message", place, lines) if lines else text
 
 
 def _by(about: About) -> dict[str, Any]:

@@ -55,6 +55,7 @@ class Show:
             delivered=self._delivered,
             refused=self._refused,
             may_show=sessions.holds,
+            again=sessions.show_again,
             clock=clock,
             pace=pace,
         )
@@ -108,6 +109,7 @@ class Show:
             level=Level(turn.level or Level.NORMAL),
             mention=turn.user_id if turn.mention else None,
             plan=self._plan,
+            template=session.template_name,
         )
         answer = Answer(turn.id, session.id, thread.channel, thread.thread_ts, turn.ts, view=view)
         self._native.adopt(answer, session, turn)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -26,7 +26,9 @@ from bot.couriers import Couriers
 from bot.delivery import Delivery
 from bot.door import Door
 from bot.filestore import SentFiles
+from bot.previews import PreviewOffers
 from bot.show import Show
+from bot.slackcalls import SlackCalls
 from bot.socket import SlackSocket, web_client
 from bot.store import MessageStore
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from config.settings import AccessSettings, AskSettings, FileSettings, ShowSettings, SlackSettings
     from sessions.db import Database
     from sessions.manager import Sessions
+    from sessions.previews import Links, Previews
     from worklets.files import Outgoing
 
 _CALL_SECONDS = 15
@@ -46,6 +49,7 @@ class SlackDoor:
     show: Show
     door: Door
     socket: SlackSocket
+    calls: SlackCalls
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
@@ -78,13 +82,18 @@ async def open_slack_door(
     files: FileSettings,
     outgoing: Callable[[str], Outgoing],
     shown: ShowSettings,
+    previews: tuple[Previews, Links] | None = None,
+    debug: bool = False,
 ) -> AsyncIterator[SlackDoor]:
     """`me` is what the preflight found; `runtime` is a word for `/flow status`.
 
-    `outgoing(worklet)` is where that worklet's files come out.
+    `outgoing(worklet)` is where that worklet's files come out. `previews`: servers in worklets can be opened.
     """
     bot_token = settings.bot_token.get_secret_value()
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(_CALL_SECONDS), trust_env=True) as http:
+    calls = SlackCalls()
+    async with aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(_CALL_SECONDS), trust_env=True, trace_configs=[calls.tracing()]
+    ) as http:
         client = web_client(bot_token, settings.api_url, http)
         show = Show(
             sessions,
@@ -111,7 +120,7 @@ async def open_slack_door(
             app_token=settings.app_token.get_secret_value(),
             bot_token=bot_token,
             api_url=settings.api_url,
-            debug=settings.debug,
+            debug=debug,
             on_connected=door.connected,
         )
         couriers = Couriers(
@@ -123,5 +132,9 @@ async def open_slack_door(
             shown=lambda thread: show.spoken(thread, door.ts()),
         )
         sessions.observe(couriers.observe)
-        async with show.outbox, door.after, couriers:
-            yield SlackDoor(show, door, socket)
+        async with show.outbox, door.after, couriers, AsyncExitStack() as stack:
+            if previews is not None:
+                offers = PreviewOffers(sessions, client, *previews, bot_id=me.bot_id)
+                door.previews = await stack.enter_async_context(offers)
+                sessions.observe(door.previews.observe)
+            yield SlackDoor(show, door, socket, calls)

@@ -30,15 +30,16 @@ _TITLE = 80
 def register(app: AsyncApp, door: Door) -> None:
     async def pressed(ack: Ack, action: dict[str, Any], respond: Respond) -> None:
         await ack()
-        door.after.start(_give(door, action, respond), "snippet")
+        door.after.start(give(door, action, respond), "snippet")
 
     app.action(re.compile(rf"{FULL}(_\d+)?"))(pressed)
 
 
-async def _give(door: Door, action: dict[str, Any], respond: Respond) -> None:
-    """A press that Slack tells of twice counts once: `action_ts` names it."""
+async def give(door: Door, action: dict[str, Any], respond: Respond) -> None:
+    """A press that Slack tells of twice counts once (`action_ts` names it), and so does a double click."""
     value = str(action.get("value", ""))
-    if not door.acted.first(f"snippet {value} {action.get('action_ts') or door.ts()}"):
+    press, under_way = f"snippet {value} {action.get('action_ts') or door.ts()}", f"snippet {value}"
+    if not door.acted.first(press) or not door.acted.first(under_way):
         return
     try:
         turn_id, _, tool_id = value.partition(" ")
@@ -46,6 +47,8 @@ async def _give(door: Door, action: dict[str, Any], respond: Respond) -> None:
         told = await _upload(door, session, title, output) if output else _GONE
     except Exception as error:  # noqa: BLE001 - worded for the person who pressed
         told = sentence_for(error, "a tool's output")
+    finally:
+        door.acted.forget(under_way)
     if told:
         await respond(text=told, response_type="ephemeral", replace_original=False)
 

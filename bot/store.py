@@ -7,7 +7,7 @@ before it posts again. `digest` is of the last look that was stored; only a fina
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -16,6 +16,9 @@ import sqlalchemy as sa
 from sessions.db import Database
 from sessions.tables import Moment, metadata, turns
 from sessions.types import SessionId, TurnId, TurnState
+
+_COVERED = "covered"  # in place of a digest: a call that came late has put an older look over the last one
+_MANY = 500  # turns that one query asks for
 
 messages = sa.Table(
     "messages",
@@ -91,27 +94,54 @@ class MessageStore:
             return False
         return True
 
-    async def posted(self, turn_id: TurnId, part: int, ts: str) -> None:
-        """Where a post ended up that another process may be looking for; changes nothing that is known."""
+    async def posted(self, turn_id: TurnId, part: int, ts: str) -> str | None:
+        """Where a post ended up that another process may be looking for; changes nothing that is known.
+
+        Returns where the part stands by the table; "": the turn has no such part any more; None: it is gone itself.
+        """
         async with self._database.transaction() as connection:
             unknown = sa.and_(_is(turn_id, part), messages.c.ts.is_(None))
             await connection.execute(sa.update(messages).where(unknown).values(ts=ts))
+            query = sa.select(messages.c.ts).select_from(turns.outerjoin(messages, _is(turn_id, part)))
+            row = (await connection.execute(query.where(turns.c.id == turn_id))).one_or_none()
+        return None if row is None else row.ts or ""
+
+    async def doubt(self, turn_id: TurnId, covered: int | None = None) -> None:
+        """None of its messages is sure to have its last look; the part `covered` has another than its process knows."""
+        async with self._database.transaction() as connection:
+            await connection.execute(sa.update(messages).where(messages.c.turn_id == turn_id).values(final=False))
+            if covered is not None:
+                posted = sa.and_(_is(turn_id, covered), messages.c.ts.is_not(None))
+                await connection.execute(sa.update(messages).where(posted).values(digest=_COVERED))
+
+    async def covered(self, turn_ids: Sequence[TurnId]) -> list[tuple[TurnId, int]]:
+        """Parts of these turns that another process has put an older look over, and nobody has shown anew."""
+        found: list[tuple[TurnId, int]] = []
+        for start in range(0, len(turn_ids), _MANY):
+            some = messages.c.turn_id.in_(turn_ids[start : start + _MANY])
+            query = sa.select(messages.c.turn_id, messages.c.part).where(some, messages.c.digest == _COVERED)
+            async with self._database.read() as connection:
+                found += [(TurnId(row.turn_id), row.part) for row in await connection.execute(query)]
+        return found
 
     async def uploaded(self, turn_id: TurnId, part: int, file_id: str) -> None:
         """The file with this id is about to be shown as this part."""
         async with self._database.transaction() as connection:
             await connection.execute(sa.update(messages).where(_is(turn_id, part)).values(digest=file_id))
 
-    async def shown(self, turn_id: TurnId, part: int, ts: str, digest: str | None, final: bool) -> None:
-        """This part is at `ts` and looks so."""
+    async def shown(
+        self, turn_id: TurnId, part: int, ts: str, digest: str | None, final: bool, was: str | None = None
+    ) -> None:
+        """This part is at `ts` and looks so. `was`: where the caller knew it to be; a row that names another message
+        than these two is another process's, and stays."""
+        ours = sa.and_(_is(turn_id, part), sa.or_(messages.c.ts.is_(None), messages.c.ts.in_([ts, was or ts])))
         async with self._database.transaction() as connection:
-            change = sa.update(messages).where(_is(turn_id, part)).values(ts=ts, digest=digest, final=final)
-            await connection.execute(change)
+            await connection.execute(sa.update(messages).where(ours).values(ts=ts, digest=digest, final=final))
 
-    async def forget(self, turn_id: TurnId, part: int) -> None:
-        """This part's message is gone."""
+    async def forget(self, turn_id: TurnId, part: int, ts: str | None) -> None:
+        """This part's message at `ts` is gone; a row that names another one stays."""
         async with self._database.transaction() as connection:
-            await connection.execute(sa.delete(messages).where(_is(turn_id, part)))
+            await connection.execute(sa.delete(messages).where(_is(turn_id, part), messages.c.ts == ts))
 
 
 def _is(turn_id: TurnId, part: int) -> sa.ColumnElement[bool]:

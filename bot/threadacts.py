@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
+from bot import egress, rules
 from bot.below import person
 from bot.door import Door
 from bot.errors import sentence_for
@@ -203,6 +204,8 @@ _ACTS: dict[str, Act] = {
     "mode": _mode,
     "cost": _cost,
     "context": _context,
+    "egress": egress.tell_in_thread,
+    "rules": rules.tell_in_thread,
     "fork": fork,
     "share": share,
     **dict.fromkeys(LEVELS, _level),

@@ -17,7 +17,7 @@ from sessions.options import Level
 from sessions.types import Prompt, ThreadId
 
 LEVELS = tuple(level.value for level in Level)
-_PLAIN = ("model", "mode", "cost", "context", "compact", "clear", "fork", "help", *LEVELS)
+_PLAIN = ("model", "mode", "cost", "context", "compact", "clear", "egress", "rules", "fork", "help", *LEVELS)
 _CHANNEL = re.compile(r"share\s+<#([CGD][A-Z0-9]+)(?:\|[^<>]*)?>", re.IGNORECASE)
 _WITH = re.compile(rf"/?(model)\s+({'|'.join(MODELS)})|(mode)\s+({'|'.join(MODES)})", re.IGNORECASE)
 

@@ -63,6 +63,7 @@ _SAYS: dict[str, _Says] = {
     "Bash": _on("Bash", "command", "description"),
     "BashOutput": _on("Output of", "bash_id", "shell_id"),
     "mcp__flow__send_file": _file("Send", "path"),
+    "mcp__flow__open_preview": _on("Offer a preview", "title", "port"),
     "KillShell": _on("Kill", "shell_id"),
     "Read": _file("Read", "file_path"),
     "Write": _file("Write", "file_path"),

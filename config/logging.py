@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 #: Libraries whose every request and retry a debugging person wants to know.
 _CHATTY = ("slack_bolt", "slack_sdk", "aiohttp.access")
 #: Libraries that would drown the rest.
-_NOISY = ("sqlalchemy", "alembic", "aiosqlite", "apscheduler", "asyncio", "docker", "tzlocal", "urllib3", "websockets")
+_NOISY = (
+    "sqlalchemy", "alembic", "aiosqlite", "apscheduler", "asyncio", "docker", "httpx", "tzlocal", "urllib3",
+    "websockets",
+)  # fmt: skip
 
 _SHARED: list[structlog.typing.Processor] = [
     structlog.contextvars.merge_contextvars,
@@ -45,18 +49,21 @@ def configure(
     style: Literal["console", "json"] = "console",
     debug: bool = False,
     stream: TextIO | None = None,
-    masker: Masker | None = None,
+    masker: Masker | Callable[[], Masker] | None = None,
 ) -> None:
     """Sets up the root logger on `stream` (default stderr). `debug` also shows what chatty libraries say of retries.
 
-    `masker` takes secrets out of every line: events, values, tracebacks, those of libraries too.
+    `masker` takes secrets out of every line: events, values, tracebacks, those of libraries too. A callable is asked at
+    each line: secrets may become known later.
     """
     out = stream or sys.stderr
     renderer: structlog.typing.Processor
     if style == "json":
         renderer = structlog.processors.JSONRenderer(ensure_ascii=False)
     else:
-        renderer = structlog.dev.ConsoleRenderer(colors=out.isatty(), pad_event_to=0)
+        # structlog's own choice prints every frame's variables: secrets, and seconds in which nothing else runs.
+        plain = structlog.dev.plain_traceback
+        renderer = structlog.dev.ConsoleRenderer(colors=out.isatty(), pad_event_to=0, exception_formatter=plain)
     final: list[structlog.typing.Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if style == "json" or masker is not None:
         final.append(structlog.processors.format_exc_info)
@@ -79,10 +86,11 @@ def configure(
     )
 
 
-def _masking(masker: Masker) -> structlog.typing.Processor:
+def _masking(given: Masker | Callable[[], Masker]) -> structlog.typing.Processor:
     def mask(
         _logger: structlog.typing.WrappedLogger, _method: str, line: structlog.typing.EventDict
     ) -> structlog.typing.EventDict:
+        masker = given() if callable(given) else given
         return {name: masker.value(_plain(value)) for name, value in line.items()}
 
     return mask

@@ -104,6 +104,20 @@ class Masker:
         return self._by_head[text[place : place + _HEAD]]
 
 
+class LearningMasker:
+    """Gives a masker that masks what is `known` by now, besides `secrets`."""
+
+    def __init__(self, secrets: Iterable[str], known: Callable[[], list[str]]) -> None:
+        self._first, self._known = Masker(secrets), known
+        self._masker, self._seen = self._first, list[str]()
+
+    def __call__(self) -> Masker:
+        known = self._known()
+        if known != self._seen:
+            self._masker, self._seen = self._first.extended(known), known
+        return self._masker
+
+
 def secrets_of(settings: object) -> list[str]:
     """Every secret among settings: values of type SecretStr, and the passwords in addresses."""
     from pydantic import BaseModel, SecretStr  # slow, and not needed by all that logs

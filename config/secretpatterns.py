@@ -12,6 +12,7 @@ import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 _numbers = itertools.count()
 _ALNUM = "[A-Za-z0-9]"
@@ -36,22 +37,31 @@ class Atom:
         return f"{self.chars}{{{least},{'' if most is None else most}}}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, for the cached properties
 class Pattern:
     """Group 1 of each expression is what has to be masked.
 
     `head`: how each match begins. `tail`: what a secret that reaches the end of a text goes on with; None: it ends by
-    itself. `patient`: more text may still change where the match ends, so `partial` is asked first.
+    itself. `patient`: more text may still change where the match ends, so `partial` is asked first. The two are
+    compiled when a text needs them: all of them take a tenth of a second, at each start.
     """
 
     number: int
     name: str
     head: str
-    full: re.Pattern[str]
-    partial: re.Pattern[str]
+    full_text: str
+    partial_text: str
     tail: re.Pattern[str] | None
     end: re.Pattern[str] | None = None  # of a block: the tail goes on until it
     patient: bool = False
+
+    @cached_property
+    def full(self) -> re.Pattern[str]:
+        return re.compile(self.full_text)
+
+    @cached_property
+    def partial(self) -> re.Pattern[str]:
+        return re.compile(self.partial_text)
 
 
 def _literal(text: str) -> list[Atom]:
@@ -86,9 +96,7 @@ def _pattern(
         partial = f"({reference}{partial})" if number == secret else partial
     last = sequence[-1]
     tail = re.compile(f"{last.chars}*") if not closed else None
-    return Pattern(
-        next(_numbers), name, head, re.compile(guard + full), re.compile(guard + partial), tail, end, bool(closed)
-    )
+    return Pattern(next(_numbers), name, head, guard + full, guard + partial, tail, end, bool(closed))
 
 
 def _tokens(name: str, heads: str, chars: str, least: int) -> list[Pattern]:

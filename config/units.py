@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_DURATIONS = re.compile(r"(?:\d{1,9}(?:\.\d{1,9})?(?:ms|s|m|h|d))+")
+_DURATION_LENGTH = 32  # characters: files of strangers have durations too
+_LONGEST = 3660 * _SECONDS["d"]  # ten years: beyond some, timers and dates overflow
 _SIZE = re.compile(r"(\d+)([bkmgt]?)b?")
 
 
 def parse_duration(value: str | float) -> float:
-    """Seconds of "90", 90, "45s", "30m", "1h30m" or "2d". Raises ValueError with an example."""
+    """Seconds of "90", 90, "45s", "30m", "1h30m" or "2d", ten years at most. Raises ValueError with an example."""
     if isinstance(value, int | float):
-        seconds = float(value)
+        seconds = float(value) if abs(value) <= _LONGEST else math.inf if value > 0 else -math.inf  # an int may be huge
     else:
         text = value.strip().lower().replace(" ", "")
+        if len(text) > _DURATION_LENGTH:
+            raise ValueError(f'{_quoted(value)} is not a duration; write it like "45s", "30m" or "1h30m"')
         if re.fullmatch(r"\d+(\.\d+)?", text):
             seconds = float(text)
-        elif text and not _DURATION.sub("", text):
+        elif _DURATIONS.fullmatch(text):
             seconds = sum(float(n) * _SECONDS[unit] for n, unit in _DURATION.findall(text))
         else:
-            raise ValueError(f'"{value}" is not a duration; write it like "45s", "30m" or "1h30m"')
-    if seconds <= 0:
-        raise ValueError(f'"{value}" is not a positive duration; write it like "45s", "30m" or "1h30m"')
+            raise ValueError(f'{_quoted(value)} is not a duration; write it like "45s", "30m" or "1h30m"')
+    if not seconds > 0:
+        raise ValueError(f'{_quoted(value)} is not a positive duration; write it like "45s", "30m" or "1h30m"')
+    if seconds > _LONGEST:
+        raise ValueError(f"{_quoted(value)} is longer than a duration may be, ten years")
     return seconds
+
+
+def _quoted(value: object) -> str:
+    """Short, on one line."""
+    text = "".join(c if c.isprintable() else "·" for c in str(value)[: _DURATION_LENGTH + 1])
+    return f'"{text[:_DURATION_LENGTH]}…"' if len(text) > _DURATION_LENGTH else f'"{text}"'
 
 
 def parse_retention(value: str | float | None) -> float | None:

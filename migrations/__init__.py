@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 #: The newest revision. Named here so that a start with nothing to do imports no Alembic; a test keeps it true.
-HEAD = "0010"
+HEAD = "0022"
 
 _ADVISORY_LOCK = 7_235_407_001  # any number, the same in every Flow: two replicas migrate one after the other
 
@@ -74,13 +76,23 @@ async def _postgres_revision(dsn: Dsn) -> str | None:
     return value and str(value)
 
 
+def make_file(path: Path) -> None:
+    """A new SQLite file, and the directory that is made for it, are their owner's only: what people wrote is in it.
+
+    SQLite gives its journals the same rights. Idempotent. Raises OSError.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+
+
 async def _apply(dsn: Dsn) -> None:
     from sessions.engines import create_engine
     from sessions.outage import translated
 
     config = await asyncio.to_thread(_config)  # importing Alembic takes a while
     if dsn.path is not None:
-        dsn.path.parent.mkdir(parents=True, exist_ok=True)
+        make_file(dsn.path)
     engine = create_engine(dsn)
     try:
         with translated(dsn):

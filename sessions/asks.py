@@ -20,11 +20,16 @@ AskId = NewType("AskId", str)  # uuid5 of the session and the tool call
 Scope: TypeAlias = Literal["once", "session", "channel"]
 
 
+#: Under these names Flow itself asks about pushes and pull requests, and rules name them; no tool is called so.
+PUSH, PULL_REQUEST = "mcp__flow__git_push", "mcp__flow__git_pull_request"
+
+
 class AskKind(StrEnum):
     PERMISSION = "permission"  # Claude wants to use a tool
     QUESTION = "question"  # AskUserQuestion: input as in the CLI, {"questions": [{"question", "header", "options"…}]}
     PLAN = "plan"  # ExitPlanMode: input {"plan": "<markdown>", …}
     BUDGET = "budget"  # Flow itself asks whether to go on
+    EGRESS = "egress"  # Flow itself asks whether the worklet may reach a host: {"host": "a.example", "port": 443}
 
 
 class AskState(StrEnum):
@@ -68,10 +73,17 @@ class Ask:
     decided_by: str | None = None  # user id; None: nobody (withdrawn, expired)
     decided_at: datetime | None = None
     decision: Decision | None = None
+    #: Of suggestions about an MCP server, by rule: its identity in the worklet that asks (worklets/mcpidentity.py).
+    servers: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_open(self) -> bool:
         return self.state is AskState.OPEN
+
+    @property
+    def is_own(self) -> bool:
+        """Flow itself asks: no event of Claude's stands for it."""
+        return self.kind in (AskKind.BUDGET, AskKind.EGRESS) or self.tool in (PUSH, PULL_REQUEST)
 
     @property
     def is_silent(self) -> bool:
@@ -109,6 +121,11 @@ _CLOSED = {
 def ask_id(session_id: SessionId, tool_id: str) -> AskId:
     """The same for each delivery of one tool call."""
     return AskId(str(uuid5(UUID(session_id), f"ask {tool_id}")))
+
+
+def own_ask_id(session_id: SessionId, about: str) -> AskId:
+    """Of what Flow itself asks. No tool call can have it: its id comes out of the worklet, and may be anything."""
+    return AskId(str(uuid5(UUID(session_id), f"own {about}")))
 
 
 def kind_of(tool: str) -> AskKind:

@@ -1,4 +1,4 @@
-"""The tables of asks, decisions and rules, and the queries on them.
+"""The tables of asks and of decisions, and the queries on them.
 
 `audit` has a row for every decision, in the transaction that made it: who allowed or denied what, and what expired.
 """
@@ -9,16 +9,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, Literal, TypeAlias
-from uuid import uuid4
+from typing import Any
 
 import sqlalchemy as sa
 
 from config.text import well_formed
 from sessions.asks import Ask, AskClosedAlready, AskId, AskKind, AskNotFound, AskState, Decision, decided
 from sessions.db import Connection, Database
+from sessions.egressstore import decide_within
 from sessions.leases import Lease, mine
-from sessions.tables import Moment, metadata, sessions
+from sessions.rulestore import RuleStore, channel_scope
+from sessions.tables import Moment, metadata, sessions, turns
 from sessions.types import SessionId, TurnId
 from worklets.permissions import EDITS
 
@@ -37,6 +38,7 @@ asks = sa.Table(
     sa.Column("epoch", sa.Text, nullable=False),  # of the process that waits for the answer
     sa.Column("input", sa.Text, nullable=False),  # JSON
     sa.Column("suggestions", sa.Text, nullable=False),  # JSON
+    sa.Column("servers", sa.Text, nullable=False, default="{}", server_default="{}"),  # JSON
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("asked_at", Moment, nullable=False),
     sa.Column("expires_at", Moment),
@@ -71,22 +73,6 @@ audit = sa.Table(
     sqlite_autoincrement=True,
 )
 
-rules = sa.Table(
-    "rules",
-    metadata,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("scope", sa.Text, nullable=False),  # workspace | channel | session
-    sa.Column("scope_id", sa.Text, nullable=False),  # team | team/channel | session id
-    sa.Column("behavior", sa.Text, nullable=False),  # allow | ask | deny
-    sa.Column("rule", sa.Text, nullable=False),  # in Claude Code's syntax
-    sa.Column("by", sa.Text, nullable=False),
-    sa.Column("at", Moment, nullable=False),
-    sa.UniqueConstraint("scope", "scope_id", "behavior", "rule", name="uq_rules_rule"),
-)
-
-Behavior: TypeAlias = Literal["allow", "ask", "deny"]
-RuleScope: TypeAlias = Literal["workspace", "channel", "session"]
-
 
 @dataclass(frozen=True, slots=True)
 class StoredAsk:
@@ -99,24 +85,12 @@ class StoredAsk:
     parked: bool  # Claude's process was put to sleep while it waited
 
 
-@dataclass(frozen=True, slots=True)
-class StoredRule:
-    """`scope_id`: a team, "team/channel" or a session's id."""
-
-    id: str
-    scope: RuleScope
-    scope_id: str
-    behavior: Behavior
-    rule: str
-    by: str
-    at: datetime
-
-
 class AskStore:
     """All methods raise StoreUnavailable when the database does not serve."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        self.rules = RuleStore(db)
 
     # -- Claude's side ---------------------------------------------------------
 
@@ -178,7 +152,8 @@ class AskStore:
         """Claude's process is about to be put to sleep while it waits. False: nothing is open. Raises LeaseLost."""
         async with self._db.transaction() as connection:
             lease.held((await connection.execute(sa.select(sessions.c.id).where(*mine(lease)))).one_or_none())
-            statement = sa.update(asks).where(asks.c.turn_id == turn_id, OPEN).values(parked=True)
+            own = asks.c.request_id != ""  # Flow's own questions wake nobody
+            statement = sa.update(asks).where(asks.c.turn_id == turn_id, OPEN, own).values(parked=True)
             return bool((await connection.execute(statement.returning(asks.c.id))).all())
 
     async def unpark(self, turn_id: TurnId) -> None:
@@ -198,12 +173,34 @@ class AskStore:
         async with self._db.transaction() as connection:
             return await close_open(connection, where, AskState.WITHDRAWN, now)
 
+    async def withdraw(self, ids: Sequence[AskId], now: datetime) -> list[Ask]:
+        """What they ask is decided elsewhere. Those that were open."""
+        async with self._db.transaction() as connection:
+            return await close_open(connection, asks.c.id.in_(ids), AskState.WITHDRAWN, now)
+
     async def waiting_since(self, before: datetime) -> list[SessionId]:
         """Sessions whose process has waited for people since then."""
         since = sa.bindparam("before", before, Moment())
         query = sa.select(asks.c.session_id).where(OPEN, asks.c.asked_at <= since, ~asks.c.parked).distinct()
         async with self._db.read() as connection:
             return [SessionId(row.session_id) for row in await connection.execute(query)]
+
+    async def allowed_once(self, session_id: SessionId) -> list[Ask]:
+        """Hosts that people let the session's worklet reach until the turn ends in which they were asked."""
+        mine = sa.and_(asks.c.session_id == session_id, asks.c.kind == AskKind.EGRESS.value)
+        query = sa.select(asks).join(turns, turns.c.id == asks.c.turn_id).where(mine, turns.c.ended_at.is_(None))
+        async with self._db.read() as connection:
+            found = [_ask(row) for row in await connection.execute(query)]
+        return [ask for ask in found if ask.state is AskState.ALLOWED and ask.decision and ask.decision.scope == "once"]
+
+    async def note(self, ask: Ask, rules: Sequence[str]) -> None:
+        """A row in the audit for what went ahead without anybody being asked, by these rules. Once for each ask."""
+        assert ask.decision is not None
+        async with self._db.transaction() as connection:
+            known = sa.select(audit.c.id).where(audit.c.ask_id == ask.id, audit.c.session_id == ask.session_id)
+            if (await connection.execute(known)).first() is None:
+                record = _record(ask, ask.asked_at, None, ask.decision.behavior, rules)
+                await connection.execute(sa.insert(audit), record)
 
     # -- people's side ---------------------------------------------------------
 
@@ -242,6 +239,8 @@ class AskStore:
             if done is not None:
                 ask = _ask(done)
                 added = await self._add_rules(connection, ask, decision, by, now)
+                if ask.kind is AskKind.EGRESS:
+                    await decide_within(self._db, connection, ask, decision, by, now)
                 await connection.execute(sa.insert(audit), _record(ask, now, by, decision.behavior, added))
         if done is None:
             raise AskClosedAlready(await self._closed(ask_id, now))
@@ -260,8 +259,6 @@ class AskStore:
         async with self._db.transaction() as connection:
             return await close_open(connection, late, AskState.EXPIRED, now)
 
-    # -- rules ---------------------------------------------------------
-
     async def _add_rules(
         self, connection: Connection, ask: Ask, decision: Decision, by: str, now: datetime
     ) -> tuple[str, ...]:
@@ -275,43 +272,9 @@ class AskStore:
             thread = (await connection.execute(sa.select(sessions.c.team, sessions.c.channel).where(where))).one()
             scope_id = channel_scope(thread.team, thread.channel)
         for rule in added:
-            await self._add_rule(connection, scope, scope_id, "allow", rule, by, now)
+            server = ask.servers.get(rule, "")
+            await self.rules.add_within(connection, scope, scope_id, "allow", rule, by, now, server)
         return added
-
-    async def _add_rule(
-        self, connection: Connection, scope: str, scope_id: str, behavior: str, rule: str, by: str, now: datetime
-    ) -> None:
-        values = {"id": str(uuid4()), "scope": scope, "scope_id": scope_id, "behavior": behavior}
-        values |= {"rule": well_formed(rule), "by": by}
-        await connection.execute(self._db.insert(rules).on_conflict_do_nothing(), values | {"at": now})
-
-    async def add_rule(
-        self, scope: RuleScope, scope_id: str, behavior: Behavior, rule: str, by: str, now: datetime
-    ) -> None:
-        """Idempotent."""
-        async with self._db.transaction() as connection:
-            await self._add_rule(connection, scope, scope_id, behavior, rule, by, now)
-
-    async def rules(self, scopes: Sequence[tuple[RuleScope, str]]) -> list[StoredRule]:
-        """Those of each (scope, scope id), the oldest first."""
-        where = sa.or_(sa.false(), *(sa.and_(rules.c.scope == one, rules.c.scope_id == id_) for one, id_ in scopes))
-        async with self._db.read() as connection:
-            found = (await connection.execute(sa.select(rules).where(where).order_by(rules.c.at, rules.c.rule))).all()
-        return [StoredRule(row.id, row.scope, row.scope_id, row.behavior, row.rule, row.by, row.at) for row in found]
-
-    async def remove_rule(self, rule_id: str) -> StoredRule | None:
-        """The rule that was; None: there is no such rule."""
-        async with self._db.transaction() as connection:
-            statement = sa.delete(rules).where(rules.c.id == rule_id).returning(*rules.c)
-            row = (await connection.execute(statement)).one_or_none()
-        if row is None:
-            return None
-        return StoredRule(row.id, row.scope, row.scope_id, row.behavior, row.rule, row.by, row.at)
-
-
-def channel_scope(team: str, channel: str) -> str:
-    """The `scope_id` of a channel's rules."""
-    return f"{team}/{channel}"
 
 
 async def close_open(
@@ -354,6 +317,7 @@ def _row(ask: Ask) -> dict[str, Any]:
         "tool_id": ask.tool_id,
         "input": _json(ask.input),
         "suggestions": _json(ask.suggestions),
+        "servers": _json(ask.servers),
         "state": ask.state.value,
         "asked_at": ask.asked_at,
         "expires_at": ask.expires_at,
@@ -397,6 +361,7 @@ def _ask(row: sa.Row[Any]) -> Ask:
         tool_id=row.tool_id,
         input=json.loads(row.input),
         suggestions=tuple(json.loads(row.suggestions)),
+        servers=json.loads(row.servers),
         state=AskState(row.state),
         asked_at=row.asked_at,
         expires_at=row.expires_at,

@@ -15,12 +15,14 @@ _EXPIRED = {
     AskKind.QUESTION: "Nobody answered these questions in time, so they have expired.",
     AskKind.PLAN: "Nobody decided about the plan in time, so the question has expired. Nobody refused it.",
     AskKind.BUDGET: "Nobody answered in time, so the request has expired.",
+    AskKind.EGRESS: "Nobody answered in time, so the request has expired.",
 }
 _DENIED = {
     AskKind.PERMISSION: "People in the thread do not allow this.",
     AskKind.QUESTION: "People chose not to answer these questions.",
     AskKind.PLAN: "People do not approve of the plan yet: keep planning.",
     AskKind.BUDGET: "People do not want to spend more.",
+    AskKind.EGRESS: "People do not let you reach that host.",
 }
 
 
@@ -40,9 +42,9 @@ def refusal(ask: Ask) -> str:
 def reminder(asks: Collection[StoredAsk]) -> str | None:
     """For a process that took the place of one which had asked people; None: nothing was asked.
 
-    What Flow itself asked about money, Claude need not know.
+    What Flow itself asked about money and hosts, Claude need not know.
     """
-    own = [one for one in asks if one.ask.kind is not AskKind.BUDGET]
+    own = [one for one in asks if one.ask.kind not in (AskKind.BUDGET, AskKind.EGRESS)]
     lines = [f"- {_named(one.ask)}: {_became(one)}" for one in own if one.ask.decided_by or one.ask.decision is None]
     if not lines:
         return None

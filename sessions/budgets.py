@@ -17,6 +17,7 @@ from config.settings import LimitSettings
 from sessions.asks import Ask
 from sessions.costs import Costs, Spending, day_of, dollars, month_of
 from sessions.db import Database
+from sessions.modelusage import ModelUsage
 from sessions.tables import Moment, metadata
 from sessions.types import Session, Turn, TurnId
 
@@ -105,6 +106,7 @@ class Budgets:
 
     def __init__(self, db: Database, limits: LimitSettings, clock: Callable[[], datetime]) -> None:
         self.costs = Costs(db)
+        self.usage = ModelUsage(db, clock)
         self.limits = limits
         self._db = db
         self._clock = clock
@@ -134,8 +136,27 @@ class Budgets:
             if base is not None:
                 spent: Spending = await spend()  # type: ignore[misc]
                 granted = await self._granted(kind, key, period)
-                found.append(Level(kind, key, period, base, granted, spent.cost, own.hard))
+                cost = spent.cost + await self._beyond(kind, key, period)
+                found.append(Level(kind, key, period, base, granted, cost, own.hard))
         return found
+
+    async def _beyond(self, kind: LimitKind, key: str, period: str) -> float:
+        """Dollars that the gateway saw and no process told of. Whose they are among people is not known."""
+        match kind:
+            case LimitKind.SESSION:
+                return await self.usage.beyond("0000", "9999", session_id=key)
+            case LimitKind.CHANNEL:
+                return await self.usage.beyond(period, period, channel=key)
+            case LimitKind.DAY:
+                return await self.usage.beyond(period, period)
+            case LimitKind.MONTH:
+                return await self.usage.beyond(period, month_of(self._clock())[1])
+        return 0.0
+
+    async def left(self, session: Session, turn: Turn) -> float | None:
+        """Dollars until even what runs has to end; None: no limit is set."""
+        levels = await self.levels(session, turn)
+        return min((level.base * level.hard_factor + level.granted - level.spent for level in levels), default=None)
 
     async def reached(self, session: Session, turn: Turn) -> Level | None:
         """The limit that people have to decide on before the turn goes on."""

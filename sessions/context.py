@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Sequence
 
 from config.logging import get_logger
-from sessions.link import Link, Shared
+from sessions.link import Link
 from sessions.loss import note
 from sessions.recap import recap
+from sessions.shared import Shared
 from sessions.types import Aside, Turn, TurnId, TurnState
 from worklets.events import AgentEvent
 from worklets.slash import forgets

@@ -14,6 +14,7 @@ from sessions.errors import SessionNotFound
 from sessions.lookup import Lookup
 from sessions.recap import recap
 from sessions.tables import Moment, metadata, session_of, sessions, turns
+from sessions.templatestore import keep_of
 from sessions.transcript import Transcript
 from sessions.types import Session, SessionId, SessionState, TurnId
 from worklets.events import AgentEvent
@@ -79,6 +80,8 @@ class Controls:
             "model": origin.model,
             "mode": origin.mode,
             "mode_before": origin.mode_before,
+            "template": origin.template,
+            "template_name": origin.template_name,
             "created_at": now,
             "updated_at": now,
             "last_activity_at": now,
@@ -97,6 +100,7 @@ class Controls:
         insert = self._db.insert(sessions).on_conflict_do_nothing(index_elements=["id"])
         async with self._db.transaction() as connection:
             await connection.execute(insert, values)
+            await keep_of(connection, self._db, id_, origin.id)
             row = (await connection.execute(sa.select(sessions).where(sessions.c.id == id_))).one()
         return session_of(row)
 

@@ -278,7 +278,7 @@ def _lock(dsn: Dsn) -> IO[bytes]:
     assert dsn.path is not None
     path = dsn.path.with_name(dsn.path.name + ".lock")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = path.open("ab")
     except OSError as error:
         raise StoreUnavailable(

@@ -34,7 +34,10 @@ class WaitingForPlace:
 
 @dataclass(frozen=True, slots=True)
 class Preparing:
-    """Something takes a while before Claude sees the prompt. `step`: "cloning", "starting", "waking", "resuming"."""
+    """Something takes a while before Claude sees the prompt.
+
+    `step`: "cloning", "starting", "setup", "waking", "resuming"; "image" or "image 4/12" while its image is made.
+    """
 
     step: str
 

@@ -20,7 +20,8 @@ from config.logging import get_logger
 from config.units import format_size
 from sessions.filerules import FileRefused
 from sessions.filestore import Attachment
-from sessions.link import Link, Shared
+from sessions.link import Link
+from sessions.shared import Shared
 from sessions.types import Attached, Turn
 from worklets.errors import AgentGone, RuntimeUnavailable, WorkletError
 from worklets.events import Remark

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from sessions.db import Database
 from sessions.leases import Lease, Leases, mine
+from sessions.poolstore import pool
 from sessions.tables import (
     ASLEEP,
     LIVE,
@@ -29,6 +30,7 @@ from sessions.tables import (
     sessions,
     turns,
 )
+from sessions.tooluse import tool_uses
 from sessions.types import Session, SessionId, SessionState
 
 _DAY = timedelta(days=1)
@@ -76,6 +78,11 @@ class Housekeeping:
             query = sa.select(sessions).where(sessions.c.worklet.in_(names[start : start + _NAMES]))
             found |= {session.worklet: session for session in await self._sessions(query)}
         return found
+
+    async def pooled(self) -> set[str]:
+        """Worklets that stand ready for a session, or were taken by one a moment ago."""
+        async with self._db.read() as connection:
+            return {row.name for row in await connection.execute(sa.select(pool.c.name))}
 
     async def clean(self, now: datetime) -> None:
         """Forgets edits whose message never came, and firings that nobody can claim any more."""
@@ -177,7 +184,10 @@ class Housekeeping:
         await self._fenced(lease, summary=summary)
 
     async def forget(self, lease: Lease, most: int) -> bool:
-        """Removes the oldest `most` events; with the last ones the asides. False: nothing is left. Raises LeaseLost."""
+        """Removes the oldest `most` events; with the last ones asides and audit. False: nothing is left.
+
+        Raises LeaseLost.
+        """
         oldest = sa.select(events.c.id).where(events.c.session_id == lease.session_id).order_by(events.c.id).limit(most)
         async with self._db.transaction() as connection:
             lease.held((await connection.execute(sa.select(sessions.c.id).where(*mine(lease)))).one_or_none())
@@ -187,6 +197,7 @@ class Housekeeping:
                 await connection.execute(sa.delete(events).where(these))
             if len(ids) < most:
                 await connection.execute(sa.delete(asides).where(asides.c.session_id == lease.session_id))
+                await connection.execute(sa.delete(tool_uses).where(tool_uses.c.session_id == lease.session_id))
         return len(ids) == most
 
     async def _fenced(self, lease: Lease, **columns: Any) -> None:

@@ -3,90 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from config.logging import get_logger
-from config.masking import Masker
-from config.secretpatterns import passwords_in
-from sessions.agents import AgentHost, AgentLike
-from sessions.asks import Ask
-from sessions.budgets import Budgets
-from sessions.errors import StoreUnavailable
-from sessions.events import LifeEvent
-from sessions.filerules import FileRules
+from sessions.agents import AgentLike
+from sessions.claiming import claim
+from sessions.errors import LeaseLost, StoreUnavailable
 from sessions.inbox import Batch, Inbox
 from sessions.leases import Lease
 from sessions.masking import MaskedEvents
-from sessions.places import Places
-from sessions.policy import Policy, permissions_of
-from sessions.store import Store
-from sessions.transcript import Entry, Transcript
-from sessions.types import Cut, Failed, Outcome, Session, SessionState, Turn, TurnId
-from worklets.claude import FORK_OF
-from worklets.clone import without_password
+from sessions.origin import environment_of, origin_of
+from sessions.policy import permissions_of
+from sessions.shared import Shared
+from sessions.transcript import REMARKS, Entry
+from sessions.types import Cut, Failed, Outcome, Session, SessionState, TurnId
 from worklets.errors import AgentGone, WorkletError
 from worklets.events import PASSING, AgentEvent, Asked, Position, Remark, Restarted, Text, TextDelta
-from worklets.permissions import Permissions
+from worklets.git import noreply
+from worklets.permissions import Permissions, narrowed
+from worklets.profile import Profile
 
 log = get_logger(__name__)
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long a live session waits for what, in seconds."""
-
-    attach: float = 1.0  # for a worklet to be reached after its turn was stopped, before its container goes
-    interrupt: float = 3.0  # for the CLI to end an interrupted turn, before it is told to end itself
-    terminate: float = 3.0  # for the CLI to do that, before its container goes
-    verdict: float = 5.0  # for a result after the CLI dropped a prompt
-    again: tuple[float, ...] = (0.5, 2.0, 5.0, 15.0)  # before each further try; an engine needs a while to restart
-    store: float = 5.0  # at most between two tries on a database that does not serve
-    backlog: float = 5.0  # for the door to read what was said before Flow was called into a thread
-    attempts: int = 4  # processes that are given one prompt, restarts of the program included
-
-
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """What all live sessions of a process work with."""
-
-    store: Store
-    transcript: Transcript
-    host: AgentHost
-    places: Places
-    tell: Callable[[Session, Turn, LifeEvent | AgentEvent], None]
-    env: Mapping[str, str] = field(default_factory=dict)
-    patience: Patience = field(default_factory=Patience)
-    #: Awaited before the first turn of a session: what was said in the thread before it becomes asides.
-    backlog: Callable[[Session, Turn], Awaitable[None]] | None = None
-    files: FileRules = field(default_factory=FileRules)
-    masker: Masker = field(default_factory=Masker)
-    #: Secrets of this session alone: the tokens that its worklet holds.
-    secrets: Callable[[Session], Sequence[str]] = lambda _: ()
-    policy: Policy = field(default_factory=Policy)
-    tell_ask: Callable[[Ask], None] = lambda _ask: None
-    budgets: Budgets | None = None
-
-    def masker_of(self, session: Session) -> Masker:
-        """Knows the session's own secrets too: its worklet's tokens, and the password in its repository's address."""
-        in_address = passwords_in([session.repository] if session.repository else [])
-        return self.masker.extended([*in_address, *self.secrets(session)])
-
-    async def stored(self, call: Callable[[], Awaitable[T]]) -> T:
-        """The result of a call on the store, repeated until the database serves.
-
-        Nothing is lost meanwhile: the agent's journal holds what it says.
-        """
-        delay = 0.1
-        while True:
-            try:
-                return await call()
-            except StoreUnavailable as error:
-                log.debug("the database does not serve; waiting", error=error.sentence())
-                delay = min(delay * 2, self.patience.store)
-                await asyncio.sleep(delay)
 
 
 class Link:
@@ -96,43 +34,84 @@ class Link:
         self.inbox = Inbox()
         self.agent: AgentLike | None = None
         self.woken = False  # the agent is a new process: it remembers what its volume holds
+        self.untold: tuple[str, ...] = ()  # what a new worklet does not have of what was asked for it
         self._model: str | None = None  # what the process was told to answer with, by us
         self.cli_mode: str | None = None  # the process's permission mode, as far as it is known
         self._permitted: Permissions | None = None  # the rules that it follows, as far as they are known
+        self._recorded: Permissions | None = None  # as they were last worked out: what the audit goes by
+        self._permitting = asyncio.Lock()  # one after the other, so that the last word is the newest
+        self.rested = False  # no process of Claude's is waited for: the worklet is all there is
+        self._untouched = session.state is SessionState.NEW  # nothing of its name exists but the row
         self._shared = shared
         self._stored = Position("", 0)  # up to here, lasting events are in the transcript
         self._masker = shared.masker_of(session)
         self._masked = MaskedEvents(self._masker)
         self._preview_at = Position("", 0)
 
-    async def open(self, on_step: Callable[[str], None]) -> None:
-        """Attaches to the session's agent or starts one. Raises WorkletError."""
+    async def claim(self) -> bool:
+        """Takes a worklet that stands ready. False: there is none, or the session needs one of its own making."""
+        untouched, self._untouched = self._untouched, False
+        claimed = await claim(self._shared, self.lease, self.session) if untouched else None
+        if claimed is None:
+            return False
+        self.session = claimed
+        self._masker = self._shared.masker_of(claimed)  # its tokens are made from its name
+        self._masked = MaskedEvents(self._masker)
+        return True
+
+    async def open(self, on_step: Callable[[str], None], *, prompted: bool = True) -> None:
+        """Attaches to the session's agent or starts one; `prompted`: to ask it something.
+
+        Raises WorkletError; LeaseLost where another's worklet would have been ended for it.
+        """
         session = self.session
         position = Position(session.epoch, session.seq) if session.epoch else None
         self._stored = await self._stored_until(position)
         self._masked.drop_preview()
         self._model = self.cli_mode = self._permitted = None
         permissions = await self._permissions()
+        await self._shared.data.begin(session.id, session.user_id, session.name)
         agent = await self._shared.host.open(
             session.worklet,
             claude_session_id=session.claude_session_id,
             has_history=session.has_history,
             position=position,
             fence=self.lease.fence,
-            env=_environment(session, self._shared.env),
+            env=environment_of(session, self._shared.env),
             repository=session.repository,
             branch=session.branch,
+            worklet_id=session.id,
+            origin=origin_of(session),
             permissions=permissions,
+            prompted=prompted,
+            still_owned=lambda: self.set_state(self.session.state),
             on_step=on_step,
         )
-        self.agent = agent
+        self._masker = self._shared.masker_of(session)  # with the secrets that were read for this worklet
+        self._masked = MaskedEvents(self._masker)
+        self.agent, self.rested = agent, False
+        self._recorded = permissions = self._narrowed(permissions)
         self.woken = position is None or position.epoch != agent.epoch
-        if self.woken:  # it was started with them
-            self.cli_mode, self._permitted = permissions.cli_mode, permissions
+        self.untold = agent.profile.notes if agent.new_volume else ()
+        if agent.new_volume or self.woken:
+            self.untold += agent.profile.missing
+        if self.woken:  # it was started with them, but for what they allow
+            self.cli_mode, self._permitted = permissions.cli_mode, None if permissions.allow else permissions
         if agent.new_volume and session.has_history and session.retired_at is None:
             # So it is known also after a restart, until a turn has ended on the new volume.
             await self.set_state(session.state, retired_at=self._shared.store.clock())
         self.inbox.listen(agent)
+
+    async def introduce(self, user_id: str) -> None:
+        """Commits are this person's from now on. Never raises, and never waits long: the question matters more."""
+        name, email = user_id, noreply(user_id)
+        if self._shared.author is not None:
+            try:
+                async with asyncio.timeout(self._shared.patience.author):
+                    name, email = await self._shared.author(user_id)
+            except Exception as error:  # noqa: BLE001
+                log.warning("git goes by a person's id", user=user_id, error=repr(error))
+        await self._shared.host.introduce(self.session.worklet, name, email)
 
     async def choose_model(self) -> None:
         """Has the process answer with the session's model. Raises AgentGone, AgentRefused with the CLI's words."""
@@ -146,27 +125,49 @@ class Link:
         self._model = model
 
     async def _permissions(self) -> Permissions:
-        policy, asks = self._shared.policy, self._shared.store.asks
-        return await self._shared.stored(lambda: permissions_of(policy, asks, self.session))
+        policy, rules = self._shared.policy, self._shared.store.asks.rules
+        return await self._shared.stored(lambda: permissions_of(policy, rules, self.session))
 
-    async def permit(self, *, mode: bool = False) -> None:
+    def _narrowed(self, permissions: Permissions) -> Permissions:
+        """As the worklet's repository and template leave them."""
+        profile = self.agent.profile if self.agent is not None else Profile()
+        return narrowed(permissions, profile.allowed, profile.mcp_servers, profile.mcp_aliases, profile.mcp_identities)
+
+    def cli_mode_of(self, mode: str) -> str:
+        """The CLI's mode that `mode` of the session is, here."""
+        return self._narrowed(Permissions(mode, ask_risk=self._shared.policy.ask_risk)).cli_mode
+
+    async def permit(self, *, mode: bool = False) -> bool:
         """Has the process follow the session's rules as they are now, and its `mode`. Raises AgentGone, AgentRefused.
 
-        A process that is the same as before, and whose rules and mode are known, is asked nothing.
+        A process that is the same as before, and whose rules and mode are known, is asked nothing. True: it was told
+        of other rules.
         """
-        agent, wanted = self.agent, await self._permissions()
-        if agent is None:
-            return
-        rules = replace(wanted, mode="auto")
+        async with self._permitting:
+            agent = self.agent
+            if agent is None:
+                return False
+            self._recorded = wanted = self._narrowed(await self._permissions())
+            rules = replace(wanted, mode="auto")
+            try:
+                if other := self._permitted is None or replace(self._permitted, mode="auto") != rules:
+                    self._permitted = None  # until it has answered, it may follow either
+                    await agent.request("apply_flag_settings", settings=wanted.settings())
+                    self._permitted = wanted
+                if mode and self.cli_mode != wanted.cli_mode:
+                    await agent.request("set_permission_mode", mode=wanted.cli_mode)
+                    self.cli_mode = wanted.cli_mode
+            except TimeoutError as error:
+                raise AgentGone("Claude's process does not answer.") from error
+            return other
+
+    async def permit_now(self, *, mode: bool = False) -> bool:
+        """As `permit`, while a turn runs: for this alone a process does not count as lost. It has until the next."""
         try:
-            if self._permitted is None or replace(self._permitted, mode="auto") != rules:
-                await agent.request("apply_flag_settings", settings=wanted.settings())
-                self._permitted = wanted
-            if mode and self.cli_mode != wanted.cli_mode:
-                await agent.request("set_permission_mode", mode=wanted.cli_mode)
-                self.cli_mode = wanted.cli_mode
-        except TimeoutError as error:
-            raise AgentGone("Claude's process does not answer.") from error
+            return await self.permit(mode=mode)
+        except (WorkletError, StoreUnavailable, LeaseLost) as error:
+            log.info("mode and rules count from the next prompt", session=self.session.id, why=repr(error))
+            return True
 
     @property
     def has_worklet(self) -> bool:
@@ -217,7 +218,9 @@ class Link:
     async def _store(self, at: Position, lasting: Sequence[tuple[TurnId | None, AgentEvent]]) -> None:
         position = None if self._masked.has_preview else at
         session = await self._shared.stored(
-            lambda: self._shared.transcript.append(self.lease, lasting, at=at, position=position)
+            lambda: self._shared.transcript.append(
+                self.lease, lasting, at=at, position=position, permissions=self._recorded
+            )
         )
         self.session, self._stored = session, at
         if position is not None and self.agent is not None:
@@ -248,7 +251,7 @@ class Link:
         remark = Remark(self._masker.text(remark.text))
         if any(entry.event == remark for entry in await self.entries(turn_id)):
             return False
-        at = Position(f"remarks-{turn_id}", number)
+        at = Position(f"{REMARKS}{turn_id}", number)
         self.session = await self._shared.stored(
             lambda: self._shared.transcript.append(self.lease, [(turn_id, remark)], at=at, position=None)
         )
@@ -280,6 +283,17 @@ class Link:
     async def set_state(self, state: SessionState, **columns: object) -> None:
         self.session = await self._shared.stored(lambda: self._shared.store.set_state(self.lease, state, **columns))
 
+    async def rest(self) -> None:
+        """Lets go and ends Claude's process; its worklet stays, and `open` starts another. Raises LeaseLost."""
+        await self.set_state(self.session.state)
+        await self.detach()
+        self.rested = True
+        try:
+            if await self._shared.host.rest(self.session.worklet, self.lease.fence):
+                log.info("idle for a while: Claude's process has ended, its container stays")
+        except WorkletError as error:  # then it sleeps, later, as a whole
+            log.warning("Claude's process could not be put to rest", error=error.sentence())
+
     async def detach(self) -> None:
         """Lets go; the agent works on."""
         agent, self.agent = self.agent, None
@@ -299,13 +313,6 @@ class Link:
             ending = await self._shared.host.close(self.session.worklet, grace)
         except WorkletError as error:
             log.warning("the worklet could not be ended", worklet=self.session.worklet, error=error.sentence())
+        await self._shared.data.end(self.session.id)
         self.session = replace(self.session, container_id=None)
         return ending
-
-
-def _environment(session: Session, env: Mapping[str, str]) -> dict[str, str]:
-    repository = without_password(session.repository) if session.repository else None
-    # A fork that was begun anew has another conversation than its first, and nothing of its origin's.
-    origin = session.fork_of if session.claude_session_id == session.id else None
-    given = {"GIT_REPO": repository, "GIT_BRANCH": session.branch, FORK_OF: origin}
-    return {**env, **{name: value for name, value in given.items() if value}}

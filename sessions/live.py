@@ -13,17 +13,19 @@ from dataclasses import replace
 from typing import Any
 
 from config.logging import bind, get_logger
-from sessions.askstore import RuleScope
 from sessions.errors import LeaseLost, StoreUnavailable
 from sessions.events import Settled
 from sessions.holdings import Holdings
-from sessions.link import Link, Shared
+from sessions.link import Link
 from sessions.policy import scopes_of
+from sessions.rulestore import RuleScope
 from sessions.run import Parked, TurnRun
 from sessions.run import Settled as AlreadySettled
+from sessions.shared import Shared
 from sessions.telling import Telling
 from sessions.types import Failed, Outcome, Session, SessionId, SessionState, Turn, outcome_of
-from worklets.errors import AgentGone
+from sessions.visiting import open_for_visit, refusal_of_parked
+from worklets.errors import AgentGone, WorkletError
 from worklets.events import AgentExited, Asked
 
 log = get_logger(__name__)
@@ -46,7 +48,11 @@ class LiveSession:
         self._draining = False
         self._sleep: asyncio.Future[bool] | None = None
         self._asleep = False
+        self._over = False
+        self._drowsy = False  # Claude's process may end
+        self._visits: list[asyncio.Future[bool]] = []
         self.refused = False  # another process holds the session
+        self.missed = False  # it was rung before it was known whether it is
 
     # -- from outside: none of these waits ---------------------------------------------------------
 
@@ -56,6 +62,11 @@ class LiveSession:
         return self._run.turn if self._run else None
 
     @property
+    def epoch(self) -> str | None:
+        """Of the process that runs; None: none does."""
+        return self._link.agent.epoch if self._link is not None and self._link.agent is not None else None
+
+    @property
     def may_be_left(self) -> bool:
         """Nothing is lost by letting go of it now: no turn runs, or one that waits for people."""
         run = self._run
@@ -63,6 +74,11 @@ class LiveSession:
 
     def ring(self) -> None:
         """There may be a turn in the table."""
+        self.missed = self.missed or self._link is None
+        self._wake()
+
+    def _wake(self) -> None:
+        """It was asked for something, and looks before it waits."""
         if self._link is not None:
             self._link.inbox.ring()
 
@@ -72,6 +88,11 @@ class LiveSession:
             return False
         self._run.interrupt(by)
         return True
+
+    def blocked(self, host: str, reason: str) -> None:
+        """Its worklet may not reach it."""
+        if self._run is not None:
+            self._run.blocked(host, reason)
 
     def park(self) -> None:
         """Its process may sleep if nothing but people is waited for."""
@@ -85,18 +106,24 @@ class LiveSession:
         else:
             self.sleep()
 
+    def remark(self, text: str) -> bool:
+        """Tells it in the thread, where a turn runs. False: none does."""
+        if self._run is None:
+            return False
+        self._run.remark(text)
+        return True
+
     def configured(self, session: Session) -> None:
         """Its model or mode has been set in the table."""
         if self._link is not None:
             self._link.session = replace(self._link.session, mode=session.mode, mode_before=session.mode_before)
 
-    async def permit(self, *, mode: bool) -> None:
-        """The running process is to follow the session's rules, and its `mode`, as they are now.
+    async def permit(self, *, mode: bool) -> bool:
+        """The running process is to follow the session's rules, and its `mode`, as they are now, if it can.
 
-        Raises AgentGone, AgentRefused.
+        True: the rules are others than it had.
         """
-        if self._link is not None:
-            await self._link.permit(mode=mode)
+        return self._link is not None and await self._link.permit_now(mode=mode)
 
     def is_in(self, scope: RuleScope, scope_id: str) -> bool:
         """Rules of that scope are this session's too."""
@@ -104,24 +131,50 @@ class LiveSession:
 
     def sleep(self) -> asyncio.Future[bool]:
         """Asks it to sleep when it has nothing to do; the future tells whether it did, False if a turn came first."""
-        if self._sleep is None:
-            self._sleep = asyncio.get_running_loop().create_future()
-        self.ring()
-        return self._sleep
+        sleep = self._sleep = self._sleep or asyncio.get_running_loop().create_future()
+        if self._over:
+            self._answer_sleep(self._asleep)
+        self._wake()
+        return asyncio.shield(sleep)  # whoever gives up must not end the wait of others
+
+    def rest(self) -> None:
+        """Asks it to end Claude's process when it has nothing to do; its worklet stays."""
+        if self._run is None and self._link is not None and not self._link.rested and self._link.has_worklet:
+            self._drowsy = True
+            self._wake()
+
+    def visit(self) -> asyncio.Future[bool]:
+        """Wakes it without a prompt; True when the worklet runs, False when this task ended before that.
+
+        Its exception is the WorkletError why the worklet does not run.
+        """
+        visit: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._visits.append(visit)
+        if self._over:
+            self._welcome(False)
+        self._wake()
+        return visit
 
     def drain(self) -> None:
         """Begin no further turn: end after the current one; the worklet stays."""
         self._draining = True
-        self.ring()
+        self._wake()
 
     def ended(self) -> None:
-        """Its task is over, however it ended."""
+        """Its task is over, however it ended. Whoever comes to it late is answered all the same."""
+        self._over = True
         self._answer_sleep(self._asleep)
+        self._welcome(False)
 
     async def ask(self, subtype: str, fields: Mapping[str, Any]) -> dict[str, Any] | None:
         """A control request to the agent. None: there is no agent now. Raises AgentGone, AgentRefused, TimeoutError."""
         agent = self._link.agent if self._link is not None else None
         return await agent.request(subtype, **fields) if agent is not None else None
+
+    async def caught_up(self) -> None:
+        """Returns when what the agent has said until now is stored and told, or nobody listens to it any more."""
+        if self._link is not None:
+            await self._link.inbox.caught_up()
 
     def moved(self, session: Session) -> None:
         """The thread was opened."""
@@ -161,6 +214,11 @@ class LiveSession:
             turn, parked = await self._shared.stored(lambda: self._shared.store.next_work(self.id))
             if turn is not None:
                 await self._work(link, turn)
+            elif self._visits:
+                await self._receive(link, parked)
+            elif self._drowsy and self._sleep is None and not parked and link.has_worklet:
+                self._drowsy = False
+                await link.rest()
             elif parked or self._sleep is not None or not link.has_worklet or not await self._idle(link):
                 await self._fall_asleep(link)
                 if self._holdings.exclusive or not self._telling.shows(self.id):
@@ -169,20 +227,20 @@ class LiveSession:
 
     async def _work(self, link: Link, turn: Turn) -> None:
         self._answer_sleep(False)
-        self._asleep = False
+        self._asleep = self._drowsy = False
         self._telling.announce(link.session, turn, 0)  # it may have come in at another process
         self._run = run = TurnRun(self._shared, link, turn)
-        if turn.stop_asked is not None:  # while nobody ran it
-            run.interrupt(turn.stop_asked or None)
         with bind(turn=turn.id):
             try:
+                await self._look(run)
                 outcome = link.masked(await run.run())
                 await _finish(self._settle(link, run.turn, outcome))
             except Parked:
                 log.info("people are waited for: the session may sleep")
             except AlreadySettled:
                 await self._shared.stored(lambda: self._telling.catch_up(self.id))  # in case nobody has told
-                await self._rest(link)
+                if link.agent is not None:
+                    await self._rest(link)
             except LeaseLost:
                 raise
             except Exception:
@@ -192,6 +250,17 @@ class LiveSession:
             finally:
                 self._run = None
         self._note_place(link)
+
+    async def _look(self, run: TurnRun) -> None:
+        """What became of the turn while it was being taken up: whoever wanted its end then found nobody running it.
+
+        From now on they find the run. Raises AlreadySettled.
+        """
+        turn = await self._shared.stored(lambda: self._shared.store.turn(run.turn.id))
+        if turn.state.settled:
+            raise AlreadySettled
+        if turn.stop_asked is not None:
+            run.interrupt(turn.stop_asked or None)
 
     async def _settle(self, link: Link, turn: Turn, outcome: Outcome) -> None:
         container_id = link.agent.worklet_id if link.agent else link.session.container_id
@@ -234,11 +303,38 @@ class LiveSession:
         # The exit of a predecessor, told first by a new worklet, is not this agent's.
         return link.is_from_before(batch[0]) or not any(isinstance(event, AgentExited) for event in events)
 
+    async def _receive(self, link: Link, parked: bool) -> None:
+        if parked and link.agent is None:
+            self._welcome(refusal_of_parked())
+            return
+        self._answer_sleep(False)
+        try:
+            await open_for_visit(self._shared, link)
+        except WorkletError as error:
+            log.warning("the session could not be woken for a visit", error=str(error))
+            await link.end()
+            self._welcome(error)
+        else:
+            self._welcome(True)
+        self._note_place(link)
+
+    def _welcome(self, answer: bool | WorkletError) -> None:
+        visits, self._visits = self._visits, []
+        for visit in visits:
+            if not visit.done():
+                if isinstance(answer, bool):
+                    visit.set_result(answer)
+                else:
+                    visit.set_exception(answer)
+
     async def _fall_asleep(self, link: Link) -> None:
         if link.session.state not in (SessionState.NEW, SessionState.ASLEEP) or link.has_worklet:
-            await link.end()
+            ending = await link.end()
             await link.set_state(SessionState.ASLEEP, container_id=None)
-            log.info("the session sleeps")
+            if ending is None:
+                log.info("the session sleeps")
+            else:
+                log.warning("the session sleeps, since its worklet ended by itself", reason=ending)
         self._asleep = True
         self._shared.places.free(self.id)
         self._answer_sleep(True)

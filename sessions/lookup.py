@@ -47,6 +47,12 @@ class Lookup:
         found = await self._sessions(sa.select(sessions).where(*in_thread(thread)))
         return found[0] if found else None
 
+    async def counts(self) -> dict[str, int]:
+        """How many sessions are in each state that any is in."""
+        query = sa.select(sessions.c.status, sa.func.count().label("number")).group_by(sessions.c.status)
+        async with self.db.read() as connection:
+            return {row.status: row.number for row in await connection.execute(query)}
+
     async def list(
         self, *, user_id: str | None = None, states: Iterable[SessionState] | None = None, limit: int = 100
     ) -> list[Session]:
@@ -61,6 +67,14 @@ class Lookup:
     async def live(self) -> list_[Session]:
         """Those that have a worklet or wait for one."""
         return await self._sessions(sa.select(sessions).where(LIVE).order_by(sessions.c.created_at))
+
+    async def held_in(self, team: str, channel: str | None = None) -> list_[SessionId]:
+        """Those of the channel, or of the whole workspace, that are awake, and that some process holds."""
+        query = sa.select(sessions.c.id).where(LIVE, sessions.c.team == team, self.leases.holder().is_not(None))
+        if channel is not None:
+            query = query.where(sessions.c.channel == channel)
+        async with self.db.read() as connection:
+            return [SessionId(row.id) for row in await connection.execute(query)]
 
     async def recent(self, since: datetime, limit: int) -> list_[Session]:
         """Those that are awake or were active since then, the latest first."""

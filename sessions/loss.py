@@ -6,10 +6,11 @@ from collections.abc import Collection, Sequence
 from typing import Any
 from uuid import UUID, uuid5
 
+from config.units import format_size
 from sessions.transcript import Entry
-from sessions.types import TurnId
+from sessions.types import Failed, TurnId
 from worklets.errors import AgentGone, WorkletError
-from worklets.events import AgentEvent, AgentExited, Restarted, Text, ToolFinished, ToolStarted
+from worklets.events import AgentEvent, AgentExited, DiskFull, Restarted, Text, ToolFinished, ToolStarted
 from worklets.failures import exit_clause
 
 #: Tools that change nothing outside Claude's own notes. Whatever else has run is not run again without asking.
@@ -30,6 +31,28 @@ class Exited(AgentGone):
     def __init__(self, exited: AgentExited) -> None:
         super().__init__(exit_clause(exited, None) + ".")
         self.exited = exited
+
+
+def disk_full(full: DiskFull) -> Failed:
+    """How a turn ends whose worklet wrote more than it may."""
+    if full.crowded:
+        return Failed(f"{disk_clause(full)}. Ask an administrator to make room there, then write again.")
+    return Failed(
+        f"{disk_clause(full)}. Write again and have Claude delete what is not needed, or ask an administrator "
+        "to raise FLOW_WORKLET_DISK."
+    )
+
+
+def disk_clause(full: DiskFull) -> str:
+    used, limit = format_size(full.used), format_size(full.limit)
+    if full.crowded:
+        return "Claude's worklet was stopped, because it wrote on while the machine's disk is nearly full"
+    if full.measured:
+        return f"Claude's worklet was stopped, because its disk is full ({used} of {limit})"
+    return (
+        "Claude's worklet was stopped, because it left no room to measure its disk, which may have come to "
+        f"{used} of {limit}"
+    )
 
 
 def ending(lost: WorkletError, known: str | None) -> str:

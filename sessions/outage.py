@@ -62,12 +62,13 @@ def translated(dsn: Dsn) -> Iterator[None]:
     except (sa.exc.DBAPIError, sa.exc.TimeoutError, sqlite3.Error, OSError) as error:
         if (sentence := hindrance(error, dsn)) is None:
             raise
-        raise StoreUnavailable(f"{sentence} ({dsn})") from error
+        told = f"{sentence.removesuffix('.')} ({dsn})."
+        raise StoreUnavailable(told, suggestion=_MAKE_ROOM if sentence in _FULL else None) from error
     except Exception as error:
         # asyncpg refuses a connection with errors of its own that SQLAlchemy does not wrap.
         if not type(error).__module__.startswith("asyncpg"):
             raise
-        raise StoreUnavailable(f"PostgreSQL refused: {error}. ({dsn})") from error
+        raise StoreUnavailable(f"PostgreSQL refused: {error} ({dsn}).") from error
 
 
 def is_locked(error: BaseException) -> bool:
@@ -87,6 +88,7 @@ _SQLITE = {
     "no such table": "The database has no tables yet: run `flow db upgrade`.",
     "no such column": "The database is of an older Flow: run `flow db upgrade`.",
 }
+_MAKE_ROOM = "Make room there, then write again: what came before is kept."
 _SQLSTATES = {
     "42P01": "The database has no tables yet: run `flow db upgrade`.",
     "42703": "The database is of an older Flow: run `flow db upgrade`.",
@@ -96,6 +98,7 @@ _SQLSTATES = {
     "40001": "PostgreSQL gave up a transaction; it may be tried again.",
     "40P01": "PostgreSQL gave up a transaction; it may be tried again.",
 }
+_FULL = (_SQLITE["disk is full"], _SQLSTATES["53100"])
 
 
 def hindrance(error: Exception, dsn: Dsn) -> str | None:

@@ -115,3 +115,12 @@ class Places:
         for ticket in self._queue[len(self._leaving) :]:
             if not ticket.blocked.done():
                 ticket.blocked.set_result(None)
+
+
+async def granted(ticket: Ticket, on_blocked: Callable[[], None]) -> None:
+    """Waits for the place; `on_blocked` is called once if nobody can give way."""
+    # `wait` cancels nothing: when this is cancelled, the place may be granted in that very moment.
+    await asyncio.wait([ticket.granted, ticket.blocked], return_when=asyncio.FIRST_COMPLETED)
+    if not ticket.granted.done():
+        on_blocked()
+        await asyncio.wait([ticket.granted])

@@ -11,10 +11,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from config.logging import get_logger
-from sessions.asks import Ask, AskKind, AskState, ask_id
+from sessions.asks import Ask, AskKind, AskState, own_ask_id
 from sessions.budgets import Budgets, Level, LimitKind
 from sessions.costs import dollars
-from sessions.link import Link, Shared
+from sessions.link import Link
+from sessions.shared import Shared
 from sessions.types import Failed, Interrupted, Outcome, Turn
 from worklets.errors import WorkletError
 from worklets.usage import dollars_so_far
@@ -77,7 +78,7 @@ class Purse:
         """The same question again for the same limit, however often it is looked at."""
         now, expires = self._shared.store.clock(), self._shared.policy.expires
         ask = Ask(
-            id=ask_id(self._turn.session_id, f"{self._turn.id} {level.name}"),
+            id=own_ask_id(self._turn.session_id, f"{self._turn.id} {level.name}"),
             session_id=self._turn.session_id,
             turn_id=self._turn.id,
             kind=AskKind.BUDGET,
@@ -124,15 +125,33 @@ class Purse:
     async def begin(self) -> None:
         """Just before the prompt goes out, or goes out again."""
         budgets, agent = self._budgets, self._link.agent
-        if budgets is None or agent is None:
+        if agent is None:
+            return
+        if budgets is None:
+            await self._tell(None)  # there may have been a limit, which the gateway would keep
             return
         session, turn_id = self._link.session, self._turn.id
         base = await self._shared.stored(lambda: budgets.costs.base(session, turn_id, agent.epoch))
         # None still: what the process says first is the base, else one turn would pay for the whole conversation.
         self._base, self._epoch = await self._spent() if base is None else base, agent.epoch
+        await self._allow(budgets)
         if self._watching is None:
             self._watching = asyncio.create_task(self._watch(budgets), name="purse")
         self._poke.set()
+
+    async def _allow(self, budgets: Budgets) -> None:
+        """Has the gateway end what goes beyond the hard limit, also what does not pass through Claude's process."""
+        session, turn = self._link.session, self._turn
+        left = await self._shared.stored(lambda: budgets.left(session, turn))
+        # After `left`: what the account gets in between would else be subtracted twice.
+        spent = await self._shared.stored(lambda: budgets.costs.of_turn(turn.id))
+        await self._tell(left, spent.cost)
+
+    async def _tell(self, left: float | None, spent: float = 0.0) -> None:
+        try:
+            await self._shared.host.allow_spending(self._link.session.worklet, left, spent, self._turn.id)
+        except WorkletError as error:
+            log.warning("the gateway does not know what a worklet may spend", error=error.sentence())
 
     def spent(self) -> None:
         """An answer of the API has ended."""
@@ -175,6 +194,7 @@ class Purse:
             return None
 
     async def _look(self, budgets: Budgets) -> None:
+        await self._allow(budgets)
         for level in await budgets.levels(self._link.session, self._turn):
             if level.exceeded:
                 self.exceeded = self.exceeded or level

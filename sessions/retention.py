@@ -19,7 +19,7 @@ from typing import TypeAlias
 
 from config.errors import FlowError
 from config.logging import get_logger
-from sessions.agents import AgentHost
+from sessions.agents import AgentHost, NoData, WorkletData
 from sessions.archive import ArchiveWriter, Line, archive_path
 from sessions.errors import StoreUnavailable
 from sessions.housekeeping import Housekeeping, Kept
@@ -27,13 +27,14 @@ from sessions.recap import recap
 from sessions.store import Store
 from sessions.transcript import Entry, Transcript
 from sessions.types import Session, SessionId, SessionState, Turn, TurnId
-from worklets.clone import without_password
 from worklets.errors import RuntimeUnavailable
 from worklets.events import AgentEvent, dump
+from worklets.git import without_password
 
 log = get_logger(__name__)
 
 SUMMARY = 4_000  # characters
+_ORPHANS = timedelta(hours=1)  # between two looks for them
 _BATCH = 200  # sessions done in one pass
 _EVENTS = 2_000  # removed in one transaction
 _TURNS = 40  # the newest are what a summary has room for
@@ -59,19 +60,24 @@ class Retention:
         transcript: timedelta | None,
         archive: Path | None,
         page: int = 50,
+        data: WorkletData | None = None,
     ) -> None:
         """None for a time: it is kept for good. `archive`: the directory of the files; None: there are none.
 
-        `page`: sessions that are looked up together.
+        `page`: sessions that are looked up together. `data`: what worklets keep beside their volumes; it goes with the
+        volume or with the transcript.
         """
         self._page = page
         self._store = store
         self._transcript = Transcript(store.db, store.clock)
         self._host = host
+        self._data = data or NoData()
         self.housekeeping = housekeeping
         self._workspace_time = workspace
         self._transcript_time = transcript
         self._archive = archive
+        self.orphans = set[str]()  # worklets of which a volume is left, and no session
+        self._orphans_at: datetime | None = None  # when they were looked for
         self._troubles: dict[SessionId, str] = {}  # why a session could not be done last time
 
     async def sweep(self) -> None:
@@ -81,12 +87,41 @@ class Retention:
         ArchiveFailed, which concern them all.
         """
         now = self._store.clock()
+        await self._mind_orphans(now)
         if self._workspace_time is not None:
             done = await self._each(self.housekeeping.asleep_since, now - self._workspace_time, self._retire)
             _say("workspaces removed", done)
         if self._transcript_time is not None:
             done = await self._each(self.housekeeping.retired_since, now - self._transcript_time, self._put_away)
             _say("transcripts put away", done)
+
+    async def _mind_orphans(self, now: datetime) -> None:
+        """Volumes and directories of worklets that no session has: told of, and removed like those of sessions.
+
+        Without a row nobody knows whose they are: an older database may have been put back.
+        """
+        if self._orphans_at is not None and now < self._orphans_at + _ORPHANS:
+            return
+        self._orphans_at, kept = now, await self._host.kept()
+        pooled = await self.housekeeping.pooled()  # before the sessions, since those take them
+        rows = await self.housekeeping.named(kept)
+        orphans = {name: used for name, used in kept.items() if name not in rows and name not in pooled}
+        before = now - self._workspace_time if self._workspace_time is not None else None
+        for name, used in list(orphans.items()):
+            if before is not None and used is not None and used < before:
+                log.warning("removing the workspace of a worklet that no session claims", worklet=name)
+                try:
+                    await self._host.destroy(name)
+                    del orphans[name]
+                except RuntimeUnavailable:
+                    raise
+                except FlowError as error:
+                    log.warning("the workspace stays", worklet=name, error=error.sentence())
+                except Exception:
+                    log.exception("the workspace stays", worklet=name)
+        if orphans and self.orphans != set(orphans):
+            log.warning("workspaces that no session claims", count=len(orphans), worklets=sorted(orphans)[:5])
+        self.orphans = set(orphans)
 
     async def _each(self, page: _Page, before: datetime, do: Callable[[Kept], Awaitable[None]]) -> int:
         """How many it was done with."""
@@ -125,11 +160,13 @@ class Retention:
 
     async def _retire(self, kept: Kept) -> None:
         await self._host.destroy(kept.session.worklet)
+        await self._data.retire(kept.session.id)
         kept.changes |= {"retired_at": self._store.clock(), "archived_at": None}
 
     async def _put_away(self, kept: Kept) -> None:
         session, turns = kept.session, await self._store.turns(kept.session.id)
         await self._host.destroy(session.worklet)  # a volume that was begun after the first one went, and never used
+        await self._data.remove(session.id)
         newest = _Newest()
         if self._archive is None:
             async for page in self._pages(session):

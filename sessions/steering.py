@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from config.logging import get_logger
 from sessions.agents import AgentHost
 from sessions.controls import Controls
 from sessions.errors import SessionBusy
+from sessions.livetasks import LiveTasks
 from sessions.store import Store
 from sessions.types import Session, SessionId, TurnId
 from worklets.errors import AgentGone
-
-if TYPE_CHECKING:
-    from sessions.live import LiveSession
 
 log = get_logger(__name__)
 
@@ -24,14 +22,14 @@ class Steering:
     store: Store
     controls: Controls
     _host: AgentHost
-    _live: dict[SessionId, LiveSession]
+    _tasks: LiveTasks
 
     async def ask_agent(self, session_id: SessionId, subtype: str, **fields: Any) -> dict[str, Any] | None:
         """A control request to Claude's process, also while it works. None: the session has none in this program.
 
         Raises AgentGone, AgentRefused, TimeoutError.
         """
-        live = self._live.get(session_id)
+        live = self._tasks.get(session_id)
         return await live.ask(subtype, fields) if live is not None else None
 
     async def choose_model(self, session_id: SessionId, model: str) -> Session:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from config.logging import get_logger
 from sessions.agents import AgentLike
-from sessions.link import Patience
+from sessions.shared import Patience
 
 log = get_logger(__name__)
 T = TypeVar("T")
@@ -33,6 +33,13 @@ async def unless(stopped: asyncio.Event, work: Coroutine[Any, Any, T], grace: fl
         for one in (task, waiting):
             one.cancel()
         await asyncio.wait([task, waiting])
+
+
+async def cancelled(task: asyncio.Task[Any] | None) -> None:
+    """Returns when the task has ended."""
+    if task is not None:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 class Escalation:

@@ -26,6 +26,7 @@ from sessions.filestore import FileStore, attach
 from sessions.leases import Lease, mine
 from sessions.lookup import Lookup, in_thread
 from sessions.tables import OPEN, session_of, sessions, turn_of, turns
+from sessions.templatestore import keep, what_it_says
 from sessions.types import (
     Aside,
     Cut,
@@ -86,7 +87,7 @@ class Store(Lookup):
         """Stores a prompt as a turn of its thread's session; one transaction. `look` says how the turn is shown.
 
         None: the thread has no session and the prompt starts none; or its message was deleted before it came. A source
-        id that is known changes nothing.
+        id that is known changes nothing. Raises TemplateNotFound.
         """
         prompt = replace(prompt, text=well_formed(prompt.text))
         try:
@@ -135,6 +136,7 @@ class Store(Lookup):
 
     async def _insert_session(self, connection: Connection, prompt: Prompt) -> Session:
         now, id_ = self.clock(), str(uuid4())
+        template = await what_it_says(connection, prompt.template) if prompt.template else None
         values = {
             "id": id_,
             "user_id": prompt.user_id,
@@ -144,6 +146,9 @@ class Store(Lookup):
             "branch": prompt.branch,
             "model": prompt.model,
             "mode": prompt.mode,
+            "template": prompt.template,
+            "template_name": template.name if template else None,
+            "startup_script": prompt.startup_script,
             "created_at": now,
             "updated_at": now,
             "last_activity_at": now,
@@ -161,6 +166,8 @@ class Store(Lookup):
         row = (await connection.execute(statement.returning(*sessions.c), values)).one_or_none()
         if row is None:  # another replica was quicker: now its row is visible
             row = (await connection.execute(sa.select(sessions).where(*in_thread(prompt.thread)))).one()
+        elif template is not None:
+            await keep(connection, self.db, id_, template)
         return session_of(row)
 
     async def _insert_turn(
@@ -195,9 +202,9 @@ class Store(Lookup):
 
     async def _known(self, connection: Connection, prompt: Prompt) -> Stored:
         turn = turn_of((await connection.execute(sa.select(turns).where(*_from_source(prompt)))).one())
-        query = sa.select(sessions).where(sessions.c.id == turn.session_id)
-        session = session_of((await connection.execute(query)).one())
-        return Stored(Submitted(session, turn, fresh=False, new_session=False), 0, None)
+        query = sa.select(sessions, self.leases.holder().label("holder")).where(sessions.c.id == turn.session_id)
+        row = (await connection.execute(query)).one()
+        return Stored(Submitted(session_of(row), turn, fresh=False, new_session=False), 0, row.holder)
 
     async def opened(self, session_id: SessionId, thread_ts: str) -> Session:
         """The door has posted the thread's root. Raises SessionError when that thread has another session."""
@@ -252,6 +259,10 @@ class Store(Lookup):
         async with self.db.transaction() as connection:
             return await self._fenced(connection, lease, status=state.value, **columns)
 
+    async def visited(self, session_id: SessionId) -> None:
+        """Something of it is in use now. Raises SessionNotFound."""
+        await self._change(session_id, last_activity_at=self.clock())
+
     async def set_mode(self, session_id: SessionId, mode: str, before: str | None) -> Session:
         """The permission mode of its next prompts. Raises SessionNotFound."""
         return await self._change(session_id, mode=mode, mode_before=before)
@@ -280,6 +291,14 @@ class Store(Lookup):
     async def mark_delivered(self, turn_id: TurnId) -> SessionId | None:
         """The turn's session; None when the turn is gone."""
         statement = sa.update(turns).where(turns.c.id == turn_id).values(delivered=True).returning(turns.c.session_id)
+        async with self.db.transaction() as connection:
+            row = (await connection.execute(statement)).one_or_none()
+        return SessionId(row.session_id) if row else None
+
+    async def mark_undelivered(self, turn_id: TurnId) -> SessionId | None:
+        """Its end is to be shown again. The turn's session; None where it is not shown to the end, or gone."""
+        shown = sa.and_(turns.c.id == turn_id, turns.c.delivered)
+        statement = sa.update(turns).where(shown).values(delivered=False).returning(turns.c.session_id)
         async with self.db.transaction() as connection:
             row = (await connection.execute(statement)).one_or_none()
         return SessionId(row.session_id) if row else None

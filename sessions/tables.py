@@ -74,6 +74,8 @@ sessions = sa.Table(
     sa.Column("fork_of", sa.Text),
     sa.Column("mode", sa.Text),  # auto | ask | plan; null: as the settings say
     sa.Column("mode_before", sa.Text),  # of plan: the mode that an approved plan goes back to
+    sa.Column("template", sa.Text),  # id of the template that it was started from
+    sa.Column("template_name", sa.Text),
     sa.UniqueConstraint("team", "channel", "thread_ts", name="uq_sessions_thread"),
     sa.UniqueConstraint("worklet", name="uq_sessions_worklet"),
     sa.Index("ix_sessions_user", "user_id", "created_at"),
@@ -207,6 +209,8 @@ def session_of(row: sa.Row[Any]) -> Session:
         fork_of=row.fork_of,
         mode=row.mode,
         mode_before=row.mode_before,
+        template=row.template,
+        template_name=row.template_name,
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from config.logging import get_logger
-from sessions.asks import Ask, AskId, AskKind, AskState, ask_id
+from sessions.asks import Ask, AskId, AskState, ask_id
 from sessions.events import AskClosed, AskOpened, LifeEvent, Observer, Queued, Released, Settled, Started
 from sessions.lookup import Waiting
 from sessions.store import Store
@@ -41,7 +41,8 @@ class Telling:
         self._read: set[SessionId] = set()  # what the table knew of them is told
         self._catching: dict[SessionId, asyncio.Lock] = {}
         self._missed: set[SessionId] = set()  # got a turn while their table was being read, or before
-        self._delivered: dict[TurnId, None] = {}  # the newest: what was read of the table may be older
+        self._delivered: dict[TurnId, int] = {}  # the newest, numbered: what was read of the table may be older
+        self._deliveries = 0
 
     def observe(self, observer: Observer) -> None:
         self._observers.append(observer)
@@ -59,9 +60,13 @@ class Telling:
         else:
             self._missed.add(session.id)
 
-    def announce(self, session: Session, turn: Turn, ahead: int) -> bool:
-        """Queued, unless it was told. The first word about every turn."""
-        if turn.id in self._delivered or turn.id in self._told.get(session.id, {}):
+    def announce(self, session: Session, turn: Turn, ahead: int, *, read: int = 0) -> bool:
+        """Queued, unless it was told. The first word about every turn.
+
+        `read`: how many turns had been delivered when the table was read, and did not call this one delivered. One that
+        had been is to be shown again.
+        """
+        if self._delivered.get(turn.id, 0) > read or turn.id in self._told.get(session.id, {}):
             return False
         self._told.setdefault(session.id, {})[turn.id] = _Told(session, turn)
         self._pass_on(session, turn, Queued(ahead))
@@ -95,7 +100,8 @@ class Telling:
             self.tell(told.session, turn, Settled(outcome, turn.seconds))
 
     def delivered(self, session_id: SessionId, turn_id: TurnId) -> None:
-        self._delivered[turn_id] = None
+        self._deliveries += 1
+        self._delivered[turn_id] = self._deliveries
         if len(self._delivered) > _REMEMBERED:
             del self._delivered[next(iter(self._delivered))]
         told = self._told.get(session_id, {})
@@ -129,10 +135,11 @@ class Telling:
     async def _catch_up(self, session_id: SessionId, mine: Callable[[], bool]) -> None:
         while True:
             self._missed.discard(session_id)
+            read = self._deliveries
             for waiting in await self._store.undelivered(session_id):
                 if not mine():
                     return
-                if self.announce(waiting.session, waiting.turn, waiting.ahead):
+                if self.announce(waiting.session, waiting.turn, waiting.ahead, read=read):
                     await self._replay(waiting)
                     continue
                 await self._tell_asks(waiting.turn)
@@ -162,7 +169,7 @@ class Telling:
         while entries := await self._transcript.read(session.id, turn_id=turn.id, after=cursor):
             # Read after the events: an ask whose event is there is there too, as it is stored first.
             asks = {stored.ask.id: stored.ask for stored in await self._store.asks.of_turn(turn.id)}
-            own = [ask for ask in asks.values() if ask.kind is AskKind.BUDGET]  # Flow's, which no event stands for
+            own = [ask for ask in asks.values() if ask.is_own]
             for entry in entries:
                 for ask in own:
                     if ask.asked_at <= entry.created_at:

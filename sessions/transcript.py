@@ -16,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from config.text import well_formed
-from sessions import costs
+from sessions import costs, tooluse
 from sessions.db import Database
 from sessions.leases import Lease, mine
 from sessions.store import Clock, utcnow
@@ -24,6 +24,9 @@ from sessions.tables import events as events_table
 from sessions.tables import session_of, sessions
 from sessions.types import Session, SessionId, TurnId
 from worklets.events import AgentEvent, AgentReady, Position, TurnEnded, dump, load
+from worklets.permissions import Permissions
+
+REMARKS = "remarks-"  # before a turn's id: the epoch of what Flow itself said in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +52,13 @@ class Transcript:
         *,
         at: Position,
         position: Position | None,
+        permissions: Permissions | None = None,
     ) -> Session:
         """Stores what came from `at` in the journal, and the position to attach at (None: as before); one transaction.
 
-        What it says of money goes into the account (sessions/costs.py), AgentReady also tells which conversation to
-        resume. Harmless when repeated. Raises LeaseLost, StoreUnavailable.
+        What it says of money goes into the account (sessions/costs.py), calls of tools into the audit
+        (sessions/tooluse.py), for which `permissions` are those that the process has. AgentReady also tells which
+        conversation to resume. Harmless when repeated. Raises LeaseLost, StoreUnavailable.
         """
         now = self._clock()
         rows = [
@@ -80,6 +85,7 @@ class Transcript:
             # Rows beside the statement, not in it: so SQLAlchemy compiles it once, whatever their number.
             await connection.execute(self._db.insert(events_table).on_conflict_do_nothing(), rows)
             await costs.record(self._db, connection, session, at, events, now)
+            await tooluse.record(self._db, connection, session, at, events, permissions or Permissions(), now)
         return session
 
     async def read(
@@ -101,10 +107,9 @@ class Transcript:
             return int((await connection.execute(sa.select(sa.func.max(events_table.c.seq)).where(here))).scalar() or 0)
 
     async def ended(self, turn_id: TurnId) -> TurnEnded | None:
-        """The turn's end, if the transcript has it."""
-        query = (
-            sa.select(events_table).where(events_table.c.turn_id == turn_id).order_by(events_table.c.id.desc()).limit(1)
-        )
+        """The turn's end, if the transcript has it; Flow's own remarks may follow it."""
+        said = events_table.c.turn_id == turn_id, events_table.c.epoch != f"{REMARKS}{turn_id}"
+        query = sa.select(events_table).where(*said).order_by(events_table.c.id.desc()).limit(1)
         async with self._db.read() as connection:
             row = (await connection.execute(query)).one_or_none()
         event = _entry(row).event if row else None

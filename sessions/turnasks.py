@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from config.logging import get_logger
-from sessions.asks import Ask, AskKind, AskState, Decision, ask_id, kind_of
+from sessions.asks import PULL_REQUEST, PUSH, Ask, AskKind, AskState, Decision, ask_id, kind_of
 from sessions.askstore import StoredAsk
 from sessions.askwords import refusal, reminder
-from sessions.link import Link, Shared
+from sessions.atwork import PARENTS
+from sessions.link import Link
 from sessions.policy import allowed_before, scopes_of
+from sessions.shared import Shared
 from sessions.transcript import Entry
 from sessions.types import Turn
 from worklets.events import AgentEvent, Asked, AskWithdrawn, ModeChanged, ToolFinished, ToolStarted
-from worklets.permissions import CLI_MODES, flow_mode
+from worklets.mcpidentity import UNKNOWN, identity_of, server_of
+from worklets.permissions import flow_mode
 
 log = get_logger(__name__)
 
@@ -26,7 +29,6 @@ _PLANNING = (
     "file, then call ExitPlanMode; people read the plan and decide."
 )
 _NO_PLAN = "There is no plan yet: write it to the plan file first, then call ExitPlanMode."
-_PARENTS = ("Agent", "Task")  # they run as long as what they have started
 
 
 class TurnAsks:
@@ -54,7 +56,11 @@ class TurnAsks:
         self.waits = True
 
     def _ask(self, asked: Asked) -> Ask:
+        # A yes to something else must not become one to pushing: a process may suggest what it likes.
+        rules = tuple(rule for rule in asked.suggestions if not rule.startswith((PUSH, PULL_REQUEST)))
         now, expires = self._shared.store.clock(), self._shared.policy.expires
+        known = self._link.agent.profile.mcp_identities if self._link.agent is not None else {}
+        rules = tuple(rule for rule in rules if identity_of(rule, known) != UNKNOWN)  # it would never count
         return Ask(
             id=ask_id(self._turn.session_id, asked.tool_id or asked.request_id),
             session_id=self._turn.session_id,
@@ -63,10 +69,11 @@ class TurnAsks:
             tool=asked.tool,
             tool_id=asked.tool_id or asked.request_id,
             input=asked.input,
-            suggestions=asked.suggestions,
+            suggestions=rules,
             state=AskState.OPEN,
             asked_at=now,
             expires_at=now + expires if expires is not None else None,
+            servers={rule: identity_of(rule, known) for rule in rules if server_of(rule) is not None},
         )
 
     async def _settled_by_policy(self, ask: Ask, asked: Asked) -> Ask:
@@ -78,7 +85,7 @@ class TurnAsks:
             decision = Decision("deny", message=_PLANNING)
         elif ask.kind is AskKind.PERMISSION and asked.by_rule:
             scopes = scopes_of(self._link.session)
-            rules = await self._shared.stored(lambda: self._store.rules(scopes))
+            rules = await self._shared.stored(lambda: self._store.rules.of(scopes))
             if rule := allowed_before(ask, rules):
                 decision = Decision("allow", message=rule)
         return ask.decided_by_policy(decision) if decision is not None else ask
@@ -145,7 +152,7 @@ class TurnAsks:
     def _mode_after(self, decision: Decision) -> str:
         """In auto mode edits need no yes anyway."""
         after = self._shared.policy.mode_after_plan(self._link.session)
-        return decision.mode if decision.mode == "acceptEdits" and after == "ask" else CLI_MODES[after]
+        return decision.mode if decision.mode == "acceptEdits" and after == "ask" else self._link.cli_mode_of(after)
 
     # -- the end of a process ---------------------------------------------------------
 
@@ -158,7 +165,7 @@ class TurnAsks:
         waiting = {one.ask.tool_id for one in found if one.ask.is_open}
         finished = {entry.event.tool_id for entry in entries if isinstance(entry.event, ToolFinished)}
         tools = [entry.event for entry in entries if isinstance(entry.event, ToolStarted)]
-        waited = {tool.tool_id for tool in tools if tool.name in _PARENTS and not at_once} | finished | waiting
+        waited = {tool.tool_id for tool in tools if tool.name in PARENTS and not at_once} | finished | waiting
         if any(tool.tool_id not in waited for tool in tools):
             self._shared.places.stays(self._turn.session_id)
             return False

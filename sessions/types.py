@@ -42,7 +42,7 @@ class Prompt:
     `source_id` names the asking message once and for all, e.g. "C1:1700000000.000100" (channel and ts) or
     "cmd:<trigger id>"; with the thread it is the key under which a redelivery is recognised. `ts` gives the
     order among turns ("<seconds>.<6 digits>"). `starts` False: only continues a session that exists.
-    `repository`, `branch`, `model` and `mode` are for the session that it starts.
+    `repository`, `branch`, `model`, `mode`, `template` (an id) and `startup_script` are for the session that it starts.
     """
 
     thread: ThreadId
@@ -55,6 +55,8 @@ class Prompt:
     branch: str | None = None
     model: str | None = None
     mode: str | None = None
+    template: str | None = None
+    startup_script: str | None = None
     files: tuple[Attached, ...] = ()
 
 
@@ -108,6 +110,8 @@ class Session:
     fork_of: str | None = None  # Claude's id of the conversation that it goes on from, on a copy of its volume
     mode: str | None = None  # permission mode: auto, ask or plan; None: as the settings say
     mode_before: str | None = None  # of plan: the mode that an approved plan goes back to
+    template: str | None = None  # id of the template that it was started from
+    template_name: str | None = None  # as it was then
 
 
 @dataclass(frozen=True, slots=True)

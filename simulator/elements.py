@@ -95,6 +95,21 @@ def _choices(element: Json, path: str) -> Iterator[str]:
         yield from check_text(element["placeholder"], 150, f"{path}/placeholder", only_plain=True)
 
 
+def check_suggestions(answer: Json) -> Iterator[str]:
+    """Sentences about what an app answers to a `block_suggestion`; no option at all is an answer too."""
+    groups = answer.get("option_groups")
+    if (groups is None) == (answer.get("options") is None):
+        yield "must be either options or option_groups"
+        return
+    if answer.get("options"):
+        yield from _options(answer["options"], 100, "/options")
+    if len(groups or []) > 100:
+        yield "no more than 100 items allowed [json-pointer:/option_groups]"
+    for index, group in enumerate(groups or []):
+        yield from check_text(group.get("label"), 75, f"/option_groups/{index}/label", only_plain=True)
+        yield from _options(group.get("options"), 100, f"/option_groups/{index}/options")
+
+
 def _options(options: Any, limit: int, path: str) -> Iterator[str]:
     if not isinstance(options, list) or not options:
         yield f"no items provided [json-pointer:{path}]"

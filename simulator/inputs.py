@@ -33,12 +33,19 @@ def chosen(element: Json, value: str | None) -> Json:
     return keep | input_value(element, value)
 
 
-def view_values(blocks: Sequence[Mapping[str, Any]], values: Mapping[str, str]) -> Json:
-    """The `state.values` of a modal filled with `values` (by `action_id`), initial values where none is given."""
+def view_values(
+    blocks: Sequence[Mapping[str, Any]], values: Mapping[str, str], offered: Mapping[str, Sequence[Json]] | None = None
+) -> Json:
+    """The `state.values` of a modal filled with `values` (by `action_id`), initial values where none is given.
+
+    `offered`: options of external selects, by `action_id`.
+    """
     state: Json = {}
     for block in blocks:
         for element in block_elements(block):
-            action_id = element.get("action_id")
+            action_id = str(element.get("action_id") or "")
+            if offered and action_id in offered:
+                element = {**element, "options": list(offered[action_id])}
             if action_id and element["type"] not in ("button", "overflow"):
                 state.setdefault(block["block_id"], {})[action_id] = {
                     "type": element["type"],

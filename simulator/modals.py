@@ -5,6 +5,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
+from simulator.elements import check_suggestions
 from simulator.envelopes import Envelopes
 from simulator.interactions import Interactions, Result
 from simulator.messages import Messages
@@ -25,6 +26,7 @@ class View:
     previous_id: str | None = None
     open: bool = True
     values: Json = field(default_factory=dict)
+    offered: dict[str, list[Json]] = field(default_factory=dict)  # by action id: options that the app was asked for
 
 
 class Modals:
@@ -109,6 +111,34 @@ class Modals:
                 self.close(view, whole_stack=True)
             case _:
                 self.close(view, whole_stack=False)
+        return self._interactions.result(answer)
+
+    async def suggest(self, view: View, element: Json, typed: str) -> Result:
+        """`block_suggestion`: what somebody types into an external select is the app's to answer, within 3 seconds.
+
+        Slack's client asks from `min_query_length` letters on (3 unless told), and shows only what it may: 100 options,
+        or groups of so many. What was shown can be chosen.
+        """
+        if len(typed) < int(element.get("min_query_length", 3)):
+            return Result(True)
+        payload = self._interactions.common("block_suggestion", view.app, view.user)
+        del payload["trigger_id"]  # nothing is opened by typing
+        payload |= {
+            "container": {"type": "view", "view_id": view.id},
+            "action_id": element["action_id"],
+            "block_id": element["block_id"],
+            "value": typed,
+            "view": self.view_object(view),
+        }
+        answer = await self._envelopes.ask(view.app, "interactive", payload, accepts_response=True)
+        if not answer.ok:
+            return self._interactions.result(answer)
+        response = answer.payload if isinstance(answer.payload, dict) else {}
+        if any(check_suggestions(response)):
+            return Result(False, answer.payload, "invalid_options")
+        groups = response.get("option_groups") or []
+        options = [*(response.get("options") or []), *(one for group in groups for one in group["options"])]
+        view.offered.setdefault(element["action_id"], []).extend(options)
         return self._interactions.result(answer)
 
     async def cancel(self, view: View) -> Result:

@@ -36,6 +36,7 @@ class Page:
             "command": self._command,
             "click": self._click,
             "submit": self._submit,
+            "suggest": self._suggest,
             "close": self._close,
             "react": self._react,
             "edit": self._edit,
@@ -218,6 +219,13 @@ class Page:
 
     async def _submit(self, person: User, wish: Json) -> Json:
         return _plain(await self._slack.submit(person.name, wish.get("values", {}), wish["view"]))
+
+    async def _suggest(self, person: User, wish: Json) -> Json:
+        """What an external select shows for what is typed."""
+        result = await self._slack.suggest(person.name, wish["action_id"], wish["typed"], wish["view"])
+        answer = result.ack if isinstance(result.ack, dict) else {}
+        groups = [one for group in answer.get("option_groups") or [] for one in group["options"]]
+        return _plain(result) | {"options": [*(answer.get("options") or []), *groups] if result.ok else []}
 
     async def _close(self, person: User, wish: Json) -> Json:
         return _plain(await self._slack.close_view(person.name, wish["view"]))

@@ -2,6 +2,7 @@
 
 import copy
 import mimetypes
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,6 +16,8 @@ from simulator.state import App, Channel, Record, Revision, Upload, User, Worksp
 from simulator.text import pings, visible_text
 
 Json = dict[str, Any]
+
+_CODE = re.compile(r"(```.*?```|`[^`\n]*`)", re.DOTALL)
 
 
 class People:
@@ -125,10 +128,12 @@ class People:
         return upload
 
     def _with_mentions(self, text: str) -> str:
+        """Never in code: a package's name, say, is none."""
+        parts = _CODE.split(text)
         for user in self.workspace.users.values():
             for name in (user.real_name, user.name, user.name.title(), user.name.lower()):
-                text = _mentioned(text, name, user.id)
-        return text
+                parts[::2] = [_mentioned(part, name, user.id) for part in parts[::2]]
+        return "".join(parts)
 
     async def command(self, user: str, channel: str, command: str, text: str = "") -> Result:
         """A slash command; waits for its acknowledgement, at most 3 seconds on the simulator's clock."""
@@ -142,10 +147,14 @@ class People:
         *,
         value: str | None = None,
         block_id: str = "",
+        stale: Sequence[Mapping[str, Any]] = (),
     ) -> Result:
-        """Presses a button (or chooses `value` in a menu) of a message, ephemeral ones too; KeyError if it has none."""
+        """Presses a button (or chooses `value` in a menu) of a message, ephemeral ones too; KeyError if it has none.
+
+        `stale` are blocks that the person's client still shows, whatever the message has become since.
+        """
         record = self.record(message)
-        for block in record.body.get("blocks") or []:
+        for block in stale or record.body.get("blocks") or []:
             for element in block_elements(block):
                 if element.get("action_id") == action_id and block_id in ("", block.get("block_id")):
                     action = chosen({**element, "block_id": block["block_id"]}, value)
@@ -206,9 +215,39 @@ class People:
         return [self._modals.view_object(view) for view in views if view.user is wanted and view.open]
 
     async def submit(self, user: str, values: Mapping[str, str] | None = None, view_id: str = "") -> Result:
-        """Fills the top modal (values by `action_id`) and submits it."""
+        """Fills the top modal (values by `action_id`) and submits it.
+
+        Into an external select the value is typed first, where it was not offered yet: what the app does not offer
+        cannot be chosen (KeyError).
+        """
+        view, wanted = self.view(user, view_id), values or {}
+        for block in view.body["blocks"]:
+            for element in block_elements(block):
+                value = wanted.get(str(element.get("action_id")))
+                if value and element["type"] == "external_select":
+                    await self._choose(view, {**element, "block_id": block["block_id"]}, value)
+        return await self._modals.submit(view, view_values(view.body["blocks"], wanted, view.offered))
+
+    async def _choose(self, view: View, element: Json, value: str) -> None:
+        def offered() -> bool:
+            return any(one.get("value") == value for one in view.offered.get(element["action_id"], ()))
+
+        if not offered():
+            await self._modals.suggest(view, element, value)
+        if not offered():
+            raise KeyError(f"{element['action_id']} does not offer {value!r}")
+
+    async def suggest(self, user: str, action_id: str, typed: str, view_id: str = "") -> Result:
+        """Types into an external select of the top modal; `ack` of the result is what the app answers.
+
+        KeyError: it has none of that name.
+        """
         view = self.view(user, view_id)
-        return await self._modals.submit(view, view_values(view.body["blocks"], values or {}))
+        for block in view.body["blocks"]:
+            for element in block_elements(block):
+                if element.get("action_id") == action_id and element["type"] == "external_select":
+                    return await self._modals.suggest(view, {**element, "block_id": block["block_id"]}, typed)
+        raise KeyError(f"the modal has no external select {action_id!r}")
 
     async def close_view(self, user: str, view_id: str = "") -> Result:
         return await self._modals.cancel(self.view(user, view_id))
@@ -295,7 +334,7 @@ def _mentioned(text: str, name: str, user_id: str) -> str:
     while (found := text.find(marker, start)) >= 0:
         end = found + len(marker)
         before, after = text[found - 1 : found], text[end : end + 1]
-        if before == "<" or before.isalnum() or after.isalnum() or after in ("_", "-", "."):
+        if before == "<" or before.isalnum() or after.isalnum() or after in ("_", "-", ".", "/"):
             start = end
             continue
         text = f"{text[:found]}<@{user_id}>{text[end:]}"

@@ -230,7 +230,7 @@ class SlackSimulator(People):
         """Whether the app has a socket that is not about to close."""
         return any(not socket.leaving for socket in self.sockets.sockets_of(app or self.app))
 
-    async def wait_for(self, predicate: Callable[[], T], timeout: float = 15.0) -> T:
+    async def wait_for(self, predicate: Callable[[], T], timeout: float = 60.0) -> T:
         """The first truthy `predicate()`, looked at after every change; TimeoutError after `timeout` real seconds."""
         async with asyncio.timeout(timeout):
             while True:
@@ -239,6 +239,6 @@ class SlackSimulator(People):
                     return value
                 await self._news.wait()
 
-    async def wait_connected(self, timeout: float = 15.0) -> None:
+    async def wait_connected(self, timeout: float = 60.0) -> None:
         """Waits until the first app's Socket Mode connection is up."""
         await self.wait_for(self.connected, timeout)

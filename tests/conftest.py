@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections import Counter
@@ -23,6 +24,17 @@ settings.load_profile("suite")
 
 HOW = "make provision"
 
+# Modules of a minute and more begin first: with one of them at the end, one process would work and the others wait.
+LONG = (
+    "e2e/test_e2e_life.py", "chaos/test_chaos_kill.py", "chaos/test_chaos_database.py", "contracts/test_runtime.py",
+    "integration/test_worklet_abuse.py", "integration/test_cli.py", "integration/test_recovery.py",
+    "integration/test_kv_supabase.py", "unit/sessions/test_sessions_stateful.py",
+)  # fmt: skip
+_KINDS = ("chaos", "e2e", "integration", "contracts", "unit")  # the rest, from minutes to seconds
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in the background of a shell: children would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @functools.cache
 def has_docker() -> str | None:
@@ -31,6 +43,15 @@ def has_docker() -> str | None:
         return "no docker command"
     done = subprocess.run(["docker", "version", "-f", "{{.Server.Version}}"], capture_output=True, timeout=20)
     return None if done.returncode == 0 else "no Docker engine answers"
+
+
+@functools.cache
+def has_gvisor() -> str | None:
+    command = ["docker", "info", "-f", "{{range $name, $_ := .Runtimes}}{{println $name}}{{end}}"]
+    if not shutil.which("docker"):
+        return "no docker command"
+    done = subprocess.run(command, capture_output=True, timeout=60, text=True)
+    return None if "runsc" in done.stdout.split() else "the Docker engine has no runtime runsc (gVisor)"
 
 
 @functools.cache
@@ -60,6 +81,7 @@ def has_tmpfs() -> str | None:
 
 PARTS: dict[str, Callable[[], str | None]] = {
     "docker": has_docker,
+    "gvisor": has_gvisor,
     "postgres": has_postgres,
     "chromium": has_chromium,
     "node": has_node,
@@ -74,6 +96,45 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--chaos-answers", type=int, default=60, help="answers shown through a failing Slack (tests/chaos)"
     )
     parser.addoption("--chaos-seed", default="1", help="what dies when, and what people say meanwhile")
+
+
+class FailuresAtOnce:
+    """Names each failure when it happens: the suite takes a quarter of an hour, and says the rest at its end."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed and (reporter := self._config.pluginmanager.get_plugin("terminalreporter")):
+            where = report.longreprtext.rstrip().rpartition("\n")[2]
+            reporter.write_line(f"\nfailed: {report.nodeid} ({where})")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # one of several processes tells the first one
+        config.pluginmanager.register(FailuresAtOnce(config))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+
+    def rank(item: pytest.Item) -> int:
+        name = item.path.relative_to(here).as_posix()
+        return LONG.index(name) if name in LONG else len(LONG) + _KINDS.index(name.partition("/")[0])
+
+    items.sort(key=rank)  # stable: a module's tests stay together, in their order
+
+
+@pytest.fixture(autouse=True)
+def ample_time(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the database, in this process: what Slack waits for says nothing about a machine that runs the suite.
+
+    Tests of these limits are marked `deadlines`.
+    """
+    if request.node.get_closest_marker("deadlines") is None:
+        for name in ("_FAST", "_SLOW"):
+            monkeypatch.setattr(f"sessions.db.{name}", 60.0)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import schema
 from unit.sessions.scripted import Process, ScriptedHost
 from waiting import until
 
-import migrations
 from bot.access import Facts
 from bot.agentview import AgentStatus
 from bot.app import build_app
@@ -54,7 +54,7 @@ class Flow:
         """What the thread shows, its parent first."""
         return [self.slack.visible_text(message) for message in self.slack.messages(channel, ts, user)]
 
-    async def shows(self, channel: str, ts: str, *words: str, user: str = "", timeout: float = 10) -> list[str]:
+    async def shows(self, channel: str, ts: str, *words: str, user: str = "", timeout: float = 60) -> list[str]:
         """Waits until the thread shows all the words somewhere."""
 
         def seen() -> list[str] | None:
@@ -73,7 +73,7 @@ class Flow:
             hits = [m["ts"] for m in self.slack.messages(channel, user=user) if words in self.slack.visible_text(m)]
             return hits[0] if hits else None
 
-        return await until(found, 10, f"{words!r} in {channel}")
+        return await until(found, what=f"{words!r} in {channel}")
 
     async def process(self, text: str) -> Process:
         """The process that works on the prompt with this text."""
@@ -84,7 +84,7 @@ class Flow:
                     return process
             return None
 
-        return await until(found, 10, f"{text!r} to arrive")
+        return await until(found, what=f"{text!r} to arrive")
 
     def calls(self, method: str) -> list[dict[str, Any]]:
         return [call.args for call in self.slack.calls if call.method == method and call.app_id == self.slack.app.id]
@@ -113,7 +113,7 @@ def starter(path: Path, slack: SlackSimulator, host: ScriptedHost) -> Start:
         streaming: Mode = "edits",
         clock: Callable[[], float] = time.monotonic,
     ) -> AsyncIterator[Flow]:
-        await migrations.upgrade(dsn)
+        await schema.migrated(dsn)
         db = open_database(dsn)
         tokens = {"app_token": slack.app_token, "bot_token": slack.bot_token, "api_url": slack.api_url}
         store = Store(db)
@@ -161,7 +161,7 @@ def starter(path: Path, slack: SlackSimulator, host: ScriptedHost) -> Start:
                             await slack.wait_connected()
                         yield Flow(slack, host, db, sessions, show, door, socket)
                         if flush:
-                            assert await show.outbox.flush(5)
+                            assert await show.outbox.flush(60)
         finally:
             await db.close()
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 
-async def until(condition: Callable[[], Any | Awaitable[Any]], timeout: float = 15.0, what: str = "") -> Any:
+async def until(condition: Callable[[], Any | Awaitable[Any]], timeout: float = 60.0, what: str = "") -> Any:
     """The first truthy value of `condition()` (plain or async); AssertionError after `timeout` seconds."""
     end = time.monotonic() + timeout
     while True:

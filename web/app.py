@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from config.errors import FlowError
 from web.health import Probe, health
+
+if TYPE_CHECKING:
+    from kvstore.gateway.app import KVGateway
+    from web.metrics import Metrics
+    from web.previews import PreviewHosts
+    from worklets.kvdoor import StoreDoor
 
 
 class PortTaken(FlowError):
@@ -18,10 +24,27 @@ class PortTaken(FlowError):
     suggestion = "Set FLOW_HTTP_PORT to a free one, or to 0 to let the system choose."
 
 
-def build(probes: Mapping[str, Probe]) -> web.Application:
-    """The application. `probes` gives each part's state for /health."""
-    app = web.Application(middlewares=[_json_errors])
+def build(
+    probes: Mapping[str, Probe],
+    kv: KVGateway | StoreDoor | None = None,
+    previews: PreviewHosts | None = None,
+    metrics: Metrics | None = None,
+) -> web.Application:
+    """The application. `probes` gives each part's state for /health; `kv` is the worklets' key-value store.
+
+    `metrics` answers /metrics. `previews` answers for the hosts that are its own, before any route is looked at.
+    """
+    app = web.Application(middlewares=[*([previews.middleware] if previews is not None else []), _json_errors])
     app.add_routes([web.get("/health", health(probes))])
+    if metrics is not None:
+        app.add_routes([web.get("/metrics", metrics.handle)])
+    if kv is not None:
+        app.add_routes(kv.routes())
+
+        async def answer_those_who_wait(_: web.Application) -> None:
+            await kv.close()
+
+        app.on_shutdown.append(answer_those_who_wait)
     return app
 
 
@@ -29,7 +52,8 @@ class Server:
     """Listens from `start` to `stop`; `url` is known after `start`."""
 
     def __init__(self, app: web.Application, host: str, port: int) -> None:
-        self._runner = web.AppRunner(app, access_log=None)
+        # Who leaves while waiting for a change does not wait any more.
+        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
         self._host, self._port = host, port
         self.url = ""
 

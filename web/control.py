@@ -13,9 +13,11 @@ from aiohttp import web
 
 from config.errors import FlowError
 from sessions.types import SessionId
+from web.workletroutes import WorkletRoutes
 from worklets import sockets
 
 CONTROL_SOCKET = "control.sock"
+_LAST_SECONDS = 2.0  # for what is answered while Flow ends
 
 Stop: TypeAlias = Callable[[SessionId], Awaitable[None]]
 
@@ -23,16 +25,21 @@ Stop: TypeAlias = Callable[[SessionId], Awaitable[None]]
 class Control:
     """Listens from `start` to `aclose`. `stop` ends a session; its FlowErrors are answered as sentences.
 
+    `worklets` tells of those that run.
+
     Of several replicas on one share directory the newest answers; when it ends, none does until one starts.
     Of a session that another replica holds, `stop` ends the turns through the table; its worklet goes on there.
     """
 
-    def __init__(self, share_dir: Path, stop: Stop) -> None:
+    def __init__(self, share_dir: Path, stop: Stop, worklets: WorkletRoutes | None = None) -> None:
         self._share_dir, self._stop = share_dir, stop
         self._place: tuple[int, int] | None = None
         app = web.Application()
         app.add_routes([web.post("/sessions/{id}/stop", self._handle_stop)])
-        self._runner = web.AppRunner(app, access_log=None)
+        if worklets is not None:
+            worklets.add_to(app)
+        # Whoever reads slowly, or not at all, does not hold up Flow's end.
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_LAST_SECONDS)
 
     async def start(self) -> None:
         """Replaces the socket that stands there, a leftover or another replica's."""

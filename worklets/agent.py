@@ -6,7 +6,7 @@ import asyncio
 import random
 import re
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +16,9 @@ from worklets.errors import AgentGone, AgentRefused
 from worklets.events import AgentEvent, AgentExited, Position
 from worklets.lines import parse
 from worklets.link import Exit, OtherEpoch, Refused, RelayLink
+from worklets.monitor import Gauge
 from worklets.pictures import Picture
+from worklets.profile import Profile
 from worklets.relay.journal import Budget, records
 from worklets.wire import Decoder, allow_line, deny_line, interrupt_line, prompt_line, request_line
 
@@ -43,14 +45,19 @@ class Agent:
     for people, None: it did not, or nobody knows). `new_volume`: the conversation so far is not on it.
     """
 
-    def __init__(self, link: RelayLink, run_dir: Path, worklet_id: str) -> None:
+    def __init__(self, link: RelayLink, run_dir: Path, worklet_id: str, gauge: Gauge | None = None) -> None:
         self.worklet_id = worklet_id
+        self._gauge = gauge
         self.earlier: Sequence[Batch] = ()
         self.ending: str | None = None
         self.new_volume = False
+        self.profile = Profile()
         self._link, self._run_dir = link, run_dir
         self._decoder, self._last = Decoder(), link.start
         self._answers: dict[str, asyncio.Future[dict[str, Any]]] = {}  # to our control requests
+        self._holding: asyncio.Task[None] | None = None  # until it is done, no prompt is sent
+        self._heard = False
+        self._when_heard: Callable[[], None] | None = None
 
     @classmethod
     async def attach(
@@ -64,11 +71,13 @@ class Agent:
         timeout: float = 30.0,
         patience: float = 1.0,
         rng: random.Random | None = None,
+        gauge: Gauge | None = None,
     ) -> Self:
         """The agent whose relay listens in `run_dir`, from the line after `position` (None: from the first held).
 
         `timeout` is how long (seconds) a starting relay is waited for, `patience` how long one that nobody listens
-        for any more. Raises WorkletStartFailed, AgentGone (also when the relay has another epoch or a higher fence).
+        for any more. `gauge` hears what the worklet uses. Raises WorkletStartFailed, AgentGone (also when the relay has
+        another epoch or a higher fence).
         """
         agent: Self
 
@@ -78,9 +87,18 @@ class Agent:
         def over(error: AgentGone) -> None:
             agent._over(error)
 
-        link = RelayLink(run_dir, token, position, fence, notice=notice, over=over, patience=patience, rng=rng)
-        agent = cls(link, run_dir, worklet_id)
-        await link.open(timeout)
+        link = RelayLink(
+            run_dir, token, position, fence, notice=notice, over=over, stat=_heard(gauge), patience=patience, rng=rng
+        )
+        agent = cls(link, run_dir, worklet_id, gauge)
+        try:
+            await link.open(timeout)
+        except BaseException:
+            if gauge is not None:
+                gauge.leave()
+            raise
+        if gauge is not None:
+            gauge.ask = link.ask_stat
         return agent
 
     @property
@@ -92,6 +110,16 @@ class Agent:
     def exited(self) -> bool:
         """The process had ended already when we attached; only what it said is still to be had."""
         return self._link.exited_before
+
+    @property
+    def resting(self) -> bool:
+        """The process was put to rest: its relay can start another one (`worklets.rest`)."""
+        return self._link.resting
+
+    @property
+    def behind(self) -> bool:
+        """`events` is yet to give some of what the process had said by the time at which the relay was reached."""
+        return self._link.held > self._last
 
     async def events(self) -> AsyncIterator[Batch]:
         """Each line's events (often none) with its position. Ends after AgentExited.
@@ -122,9 +150,35 @@ class Agent:
     ) -> None:
         """Hands a prompt over, after what Claude should know and see first; returns when it is on the CLI's stdin.
 
-        The CLI runs a `prompt_id` (a uuid) once, however often it is sent. Raises AgentGone.
+        The CLI runs a `prompt_id` (a uuid) once, however often it is sent. Raises AgentGone, and what `ready` raises.
         """
+        await self.ready()
         await self._link.put(prompt_id, prompt_line(prompt_id, text, context, pictures))
+
+    def hold_prompts(self, work: Coroutine[Any, Any, None]) -> None:
+        """Begins `work`, which has to be done before the first prompt; all else may be done meanwhile."""
+        self._holding = asyncio.create_task(work)
+        self._holding.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may ever ask
+
+    def when_heard(self, call: Callable[[], None]) -> None:
+        """`call()` once, as soon as the process has said something, or nothing of it can be heard."""
+        self._when_heard = call
+        if self._heard:
+            self._note_heard()
+
+    def _note_heard(self) -> None:
+        self._heard = True
+        call, self._when_heard = self._when_heard, None
+        if call is not None:
+            call()
+
+    async def ready(self) -> None:
+        """Returns when a prompt can be given. Raises what kept it: AgentGone, or another WorkletError."""
+        if self._holding is not None:
+            await asyncio.wait([self._holding])
+            if self._holding.cancelled():
+                raise AgentGone("Flow let go of the agent before it was ready.")
+            self._holding.result()
 
     async def interrupt(self, timeout: float = 10.0) -> None:
         """Asks the CLI to end the running turn; returns when it said yes. Raises AgentGone, TimeoutError (seconds)."""
@@ -177,10 +231,17 @@ class Agent:
 
     async def close(self) -> None:
         """Lets go of the process; it works on."""
+        if self._holding is not None:
+            self._holding.cancel()
+            await asyncio.wait([self._holding])
+        if self._gauge is not None:
+            self._gauge.leave()
+        self._note_heard()
         await self._link.close()
 
     def _notice(self, line: bytes) -> None:
         """What cannot wait until somebody iterates `events`."""
+        self._note_heard()
         start = line[:64]
         if b'"control_' not in start and b'"api_retry"' not in start:
             return
@@ -197,6 +258,7 @@ class Agent:
 
     def _over(self, error: AgentGone) -> None:
         """Nothing more will be heard: who waits for a reply need not wait for the timeout."""
+        self._note_heard()
         for answered in self._answers.values():
             if not answered.done():
                 answered.set_exception(error)
@@ -248,6 +310,10 @@ def _rest(journal: Path, epoch: str, after: int, budget: Budget) -> list[tuple[i
         # The agent can write there: a journal that is no plain file is not ours to read, and all else is told.
         return found
     return found
+
+
+def _heard(gauge: Gauge | None) -> Callable[[dict[str, Any]], None]:
+    return gauge.note if gauge is not None else lambda _frame: None
 
 
 def _decode(decoder: Decoder, content: bytes | Exit) -> list[AgentEvent]:

@@ -1,7 +1,7 @@
 """What can go wrong with a worklet.
 
 WorkletError
-├── RuntimeUnavailable     the Docker engine does not answer
+├── RuntimeUnavailable     the Docker engine, or its machine's gate, does not answer
 ├── ImageMissing
 ├── WorkletStartFailed
 ├── CloneFailed

@@ -180,6 +180,20 @@ class Remark:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class DiskFull:
+    """The worklet has written more than it may, and is ended. Bytes.
+
+    Not `measured`: that could not be told any more, and `used` is what it may have come to. `crowded`: it is within
+    its limit, and wrote on while the machine's disk was nearly full.
+    """
+
+    used: int
+    limit: int
+    measured: bool = True
+    crowded: bool = False
+
+
 AgentEvent: TypeAlias = (
     AgentReady
     | PromptTaken
@@ -198,6 +212,7 @@ AgentEvent: TypeAlias = (
     | AgentExited
     | Restarted
     | Remark
+    | DiskFull
 )
 
 #: Events that the transcript need not keep: the journal gives them again from the last stored position.
@@ -208,6 +223,7 @@ _BY_NAME: dict[str, type[Any]] = {
     for c in (
         AgentReady, PromptTaken, TextDelta, PreviewVoided, Text, Thinking, ToolStarted,
         ToolFinished, Retrying, Asked, AskWithdrawn, ModeChanged, Spent, TurnEnded, AgentExited, Restarted, Remark,
+        DiskFull,
     )
 }  # fmt: skip
 

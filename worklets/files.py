@@ -23,11 +23,12 @@ from config.text import well_formed
 from worklets import rundir
 from worklets.rundir import AGENT_UID
 
-#: The tool of the MCP server in worklets/image/sendfile.py, as the CLI names it.
+#: The tools of the MCP server in worklets/image/flowtools.py, as the CLI names them.
 SEND_FILE = "mcp__flow__send_file"
+OPEN_PREVIEW = "mcp__flow__open_preview"
 OUTGOING = "outgoing"  # in the run directory
-_META_BYTES = 64 * 1024
-_HAND_OVER = re.compile(r"[A-Za-z0-9_-]{1,100}")
+META_BYTES = 64 * 1024
+HAND_OVER = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _TEXT = 1_000  # characters of a title or comment
 
 
@@ -107,10 +108,10 @@ class Outgoing:
         """None: nothing of that name is there, or nothing that the MCP server could have left."""
         with suppress(OSError, ValueError):
             with self._open(name, "meta.json") as file:
-                meta = json.loads(file.read(_META_BYTES))
+                meta = json.loads(file.read(META_BYTES))
             with self._open(name, "content") as file:
                 size = os.fstat(file.fileno()).st_size
-            return _handed_over(meta, size)
+            return handed_over(meta, size)
         return None
 
     def read(self, name: str, limit: int) -> bytes:
@@ -134,7 +135,7 @@ class Outgoing:
 
     @contextmanager
     def _entered(self, name: str) -> Iterator[int]:
-        if not _HAND_OVER.fullmatch(name):
+        if not HAND_OVER.fullmatch(name):
             raise FileNotFoundError(name)
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
         above = os.open(self._directory, flags)
@@ -158,7 +159,7 @@ class Outgoing:
                 yield opened
 
 
-def _handed_over(meta: Any, size: int) -> HandedOver | None:
+def handed_over(meta: Any, size: int) -> HandedOver | None:
     if not isinstance(meta, dict):
         return None
     name, title, comment = (

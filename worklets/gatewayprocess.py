@@ -28,10 +28,17 @@ from typing import Any
 
 from config.logging import configure, get_logger
 from worklets import sockets
-from worklets.gateway import Credential, ModelGateway
+from worklets.egressdial import Dialer
+from worklets.egressdoors import Egress
+from worklets.gatebeyond import Beyond
+from worklets.gateway import ModelGateway
 from worklets.gatewaycontrol import LOCK, LOG, LONGEST, SOCKET, acquire, control_dir, version
 from worklets.gatewaydoor import Door  # noqa: F401 - loads what the first door needs
+from worklets.gatewaymodel import Credential
+from worklets.gatewaysubjects import routes
+from worklets.gatewayusage import UsageBook
 from worklets.identity import Identity
+from worklets.kvdoor import StoreDoor
 from worklets.relay.relay import hide
 
 IDLE_SECONDS = 900.0  # without a bot and without a request
@@ -39,19 +46,37 @@ EMPTY_SECONDS = 10.0  # without a bot and without a worklet
 _LOCK_SECONDS = 2.0  # how long a predecessor may take to let go
 _TERM_SECONDS = 10.0  # what running requests have left after SIGTERM
 _LOG_BYTES = 1 << 20
+_UNREAD = 1 << 20  # bytes of events that a bot has not read
 _ALIVE_SECONDS = 5.0
 
 log = get_logger(__name__)
 
 
 class GatewayProcess:
-    """Serves from `run`'s begin to its end. `lock` is the descriptor that `gatewaycontrol.acquire` gave."""
+    """Serves from `run`'s begin to its end. `lock` is the descriptor that `gatewaycontrol.acquire` gave.
 
-    def __init__(self, share_dir: Path, lock: int, *, idle: float = IDLE_SECONDS, empty: float = EMPTY_SECONDS) -> None:
+    `dialer` reaches what is outside; None: the public internet.
+    """
+
+    def __init__(
+        self,
+        share_dir: Path,
+        lock: int,
+        *,
+        idle: float = IDLE_SECONDS,
+        empty: float = EMPTY_SECONDS,
+        dialer: Dialer | None = None,
+    ) -> None:
         self._directory, self._lock = control_dir(share_dir), lock
         self._idle, self._empty = idle, empty
         self._version = version()
-        self._gateway = ModelGateway("", None, Identity.load(share_dir))
+        self._store = StoreDoor(share_dir)
+        self._egress = Egress(dialer, tell=self._tell)
+        self._beyond = Beyond(share_dir)
+        self._gateway = ModelGateway(
+            "", None, Identity.load(share_dir), self._store, self._egress, routes=routes(), tell=self._tell,
+            usage=UsageBook(lambda: self._tell("usage"), self._directory), beyond=self._beyond,
+        )  # fmt: skip
         self._bots: set[asyncio.StreamWriter] = set()
         self._changed = time.monotonic()  # when a bot left, or a door closed for good
         self._one_at_a_time = asyncio.Lock()
@@ -79,6 +104,7 @@ class GatewayProcess:
             watching.cancel()
             watched, _ = await asyncio.gather(watching, ending, return_exceptions=True)
             await self._gateway.aclose()
+            self._gateway.usage.keep()  # with what has ended since the successor began
         if isinstance(watched, Exception):
             raise watched
 
@@ -98,6 +124,7 @@ class GatewayProcess:
         self._control.close()
         self._control = None
         if self._is_ours():
+            self._gateway.usage.keep()
             (self._directory / SOCKET).unlink(missing_ok=True)
         os.close(self._lock)
 
@@ -121,6 +148,13 @@ class GatewayProcess:
             self._changed = time.monotonic()
             writer.close()
 
+    def _tell(self, kind: str, **fields: Any) -> None:
+        """To every bot; one that does not read is left out, since nothing may pile up for it."""
+        line = json.dumps({"event": kind, **fields}).encode() + b"\n"
+        for bot in self._bots:
+            if bot.transport.get_write_buffer_size() < _UNREAD:
+                bot.write(line)
+
     async def _obey(self, line: bytes) -> dict[str, Any]:
         request = json.loads(line)
         try:
@@ -130,17 +164,33 @@ class GatewayProcess:
             answer = {"error": e.strerror or str(e), "errno": e.errno}
         except (ValueError, KeyError, TypeError) as e:
             answer = {"error": f"not understood ({type(e).__name__})"}  # the request may hold a credential
+        except Exception as e:  # the connection would break, and a bot tries again what broke it
+            log.exception("an order failed", order=str(request.get("do"))[:20])
+            answer = {"error": f"it failed ({type(e).__name__})"}
         return {"id": request.get("id"), **answer}
 
     async def _answer(self, do: str, request: Mapping[str, Any]) -> dict[str, Any]:
         match do:
             case "hello":
-                self._greet(request)
+                await self._greet(request)
                 return self._state()
             case "doors":
-                return self._state() | {"running": self._gateway.running}
+                gateway = self._gateway
+                counted = {"running": gateway.running, "answers": gateway.model.answers, "egress": self._egress.state()}
+                return self._state() | counted
             case "open":
-                await self._gateway.open(request["name"], Path(request["run_dir"]))
+                await self._gateway.open(
+                    request["name"], Path(request["run_dir"]), request.get("worklet_id"), request.get("grants")
+                )
+            case "grant":
+                await self._gateway.regrant(request["name"], request["subject"], request["value"], request["was"])
+            case "usage":
+                usage = self._gateway.usage
+                return {"rows": usage.fetch(request["since"], int(request["after"])), "since": usage.since}
+            case "limit":
+                dollars, spent, usage = request["dollars"], float(request.get("spent", 0.0)), self._gateway.usage
+                most, fallback = None if dollars is None else float(dollars), bool(request.get("fallback"))
+                usage.limit(request["name"], most, spent, str(request.get("of", "")), fallback=fallback)
             case "close":
                 await self._gateway.close(request["name"])
                 self._changed = time.monotonic()
@@ -151,15 +201,19 @@ class GatewayProcess:
                 raise ValueError(do)
         return {}
 
-    def _greet(self, request: Mapping[str, Any]) -> None:
+    async def _greet(self, request: Mapping[str, Any]) -> None:
         if request["version"] in (None, self._version):
             credential = Credential(request["api_key"], request["oauth_token"])
-            self._gateway.configure(request["base_url"], credential)
+            self._gateway.model.configure(request["base_url"], credential)
+            self._store.configure(request["store"])
+            await self._egress.configure(request["egress"])
             log.info("a bot is here")
 
     def _state(self) -> dict[str, Any]:
         doors = {name: str(run_dir) for name, run_dir in self._gateway.doors().items()}
-        return {"version": self._version, "pid": os.getpid(), "doors": doors}
+        return {"version": self._version, "pid": os.getpid(), "doors": doors, "worklets": self._gateway.worklets(),
+                "grants": self._gateway.grants(), "limits": self._gateway.usage.limits(),
+                "since": self._gateway.usage.since}  # fmt: skip
 
     # The end
 
@@ -170,16 +224,23 @@ class GatewayProcess:
             if self._control is not None and not self._is_ours():
                 log.warning("the share directory is gone")
                 return
-            if not self._bots and not self._gateway.running and await self._is_useless():
+            running = self._gateway.running or self._store.running
+            if not self._bots and not running and await self._is_useless():
                 return
 
     async def _is_useless(self) -> bool:
         for name, run_dir in self._gateway.doors().items():
-            if not await _is_alive(run_dir):
-                log.info("its worklet has ended, so its door is closed", worklet=name)
-                await self._gateway.close(name)
-                self._changed = time.monotonic()
-        quiet = time.monotonic() - max(self._changed, self._gateway.last_request)
+            there = await self._beyond.is_alive(name)
+            if not (await _is_alive(run_dir) if there is None else there):
+                async with self._one_at_a_time:
+                    if self._bots:  # one that came meanwhile may have opened it for a new worklet
+                        return False
+                    log.info("its worklet has ended, so its door is closed", worklet=name)
+                    await self._gateway.close(name)
+                    self._changed = time.monotonic()
+        quiet = time.monotonic() - max(
+            self._changed, self._gateway.last_request, self._store.last_request, self._egress.last_active
+        )
         return not self._bots and quiet > (self._idle if self._gateway.doors() else self._empty)
 
 

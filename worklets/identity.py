@@ -29,7 +29,7 @@ class Identity:
     def load(cls, share_dir: Path) -> Identity:
         """The identity of this data directory, made at the first call. Raises WorkletError for a damaged file."""
         path = share_dir / "instance.json"
-        share_dir.mkdir(parents=True, exist_ok=True)
+        share_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
             _create(path, {"instance": secrets.token_hex(4), "key": secrets.token_hex(32)})
         try:

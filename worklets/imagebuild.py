@@ -1,4 +1,4 @@
-"""Builds the worklet image: context from worklets/image and worklets/relay, versions from what is installed here.
+"""Builds the worklet image from worklets/image, worklets/relay and kvstore, with the versions that are installed here.
 
 The image carries a hash of its build context in a label, so that Flow can tell a stale image from a fresh one.
 """
@@ -8,14 +8,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import json
 import re
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worklets.engine import Engine
+from worklets.engine import Engine, EngineAt
 from worklets.errors import ImageMissing
 
 if TYPE_CHECKING:
@@ -23,7 +25,46 @@ if TYPE_CHECKING:
 
 LABEL = "flow.context"
 _HERE = Path(__file__).parent
-_BUILD_SECONDS = 3600.0
+_STORE = _HERE.parent / "kvstore"
+BUILD_SECONDS = 3600.0
+_SILENT = 1800.0  # seconds that a build may say nothing
+_LAST = 3  # lines of a build that failed, in its sentence
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What an image is made from: files by name, the Dockerfile among them, and build arguments."""
+
+    files: Mapping[str, bytes]
+    arguments: Mapping[str, str]
+
+    def fingerprint(self) -> str:
+        """12 hex digits over all of it."""
+        digest = hashlib.sha256(repr(sorted(self.arguments.items())).encode())
+        for name, data in self.files.items():
+            digest.update(name.encode() + b"\0" + data + b"\0")
+        return digest.hexdigest()[:12]
+
+    def tar(self) -> bytes:
+        """The context as a tar archive; fixed times and owners, so that the engine's layer cache works anywhere."""
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as tar:
+            for name, data in self.files.items():
+                info = tarfile.TarInfo(name)
+                info.size, info.mode = len(data), 0o644
+                tar.addfile(info, io.BytesIO(data))
+        return packed.getvalue()
+
+    def on(self, base: str) -> Recipe:
+        """The same on another base image, whatever user and shell that one ends with."""
+        head, found, rest = self.files["Dockerfile"].partition(b"\nFROM ${BASE}\n")
+        dockerfile = head + found + b'USER root\nSHELL ["/bin/sh", "-c"]\n' + rest
+        return Recipe({**self.files, "Dockerfile": dockerfile}, {**self.arguments, "BASE": base})
+
+
+def recipe() -> Recipe:
+    """The worklet image's."""
+    return Recipe({name: path.read_bytes() for name, path in _context()}, _arguments())
 
 
 async def build(
@@ -31,7 +72,7 @@ async def build(
     progress: Callable[[str], None] = lambda _: None,
     *,
     base: str | None = None,
-    docker_host: str | None = None,
+    docker_host: EngineAt | str | None = None,
 ) -> None:
     """Builds `image` (a tag), handing each line of the build to `progress` on the event loop.
 
@@ -48,13 +89,13 @@ async def build(
         await engine.call(
             "build",
             lambda client: _build(client, image, base, tell),
-            timeout=_BUILD_SECONDS,
+            timeout=BUILD_SECONDS,
         )
     finally:
         await engine.close()
 
 
-async def needs_build(image: str, *, docker_host: str | None = None) -> bool:
+async def needs_build(image: str, *, docker_host: EngineAt | str | None = None) -> bool:
     """True when there is no such image, or one that an older Flow built. Raises RuntimeUnavailable.
 
     An image without Flow's label is somebody's own and left alone.
@@ -69,10 +110,7 @@ async def needs_build(image: str, *, docker_host: str | None = None) -> bool:
 
 def fingerprint() -> str:
     """12 hex digits over everything that the image is made from."""
-    digest = hashlib.sha256(repr(sorted(_arguments(None).items())).encode())
-    for name, path in _context():
-        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:12]
+    return recipe().fingerprint()
 
 
 def _labels(client: DockerClient, image: str) -> dict[str, str] | None:
@@ -85,18 +123,66 @@ def _labels(client: DockerClient, image: str) -> dict[str, str] | None:
 
 
 def _build(client: DockerClient, image: str, base: str | None, progress: Callable[[str], None]) -> None:
-    lines = client.api.build(
-        fileobj=io.BytesIO(_tar()), custom_context=True, tag=image, labels={LABEL: fingerprint()},
-        buildargs=_arguments(base), decode=True, rm=True, forcerm=True,
+    made = recipe()
+    wanted = Recipe(made.files, {**made.arguments, "BASE": base}) if base else made
+    try:
+        run_build(client, wanted, image, {LABEL: made.fingerprint()}, progress)
+    except BuildFailed as error:
+        raise _failed(image, str(error)) from error
+
+
+class BuildFailed(Exception):
+    """The engine's reason, or the build's last lines, as the end of a sentence."""
+
+
+def run_build(
+    client: DockerClient,
+    wanted: Recipe,
+    tag: str,
+    labels: Mapping[str, str],
+    progress: Callable[[str], None],
+    limits: Mapping[str, str] | None = None,
+) -> None:
+    """Builds in the calling thread, handing each line to `progress`, which ends the build by raising something.
+
+    `limits`: further parameters of `POST /build` (Docker Engine API), such as cpushares. Raises BuildFailed, and what
+    requests raises.
+    """
+    api = client.api
+    # Not docker-py's own call: that gives no way to hang up, by which a build ends early.
+    answer = api.post(
+        f"{api.base_url}/v{api.api_version}/build",
+        params={
+            "t": tag, "labels": json.dumps(dict(labels)), "buildargs": json.dumps(dict(wanted.arguments)), "rm": "1",
+            "forcerm": "1", **(limits or {}),
+        },
+        data=wanted.tar(), headers={"Content-Type": "application/tar"}, stream=True, timeout=_SILENT,
     )  # fmt: skip
-    said, error = "", ""
-    for line in lines:  # to the end even after an error: that closes the connection
+    with answer:
+        if answer.status_code != 200:
+            raise BuildFailed(_refused(answer.text))
+        _follow((json.loads(line) for line in answer.iter_lines() if line), progress)
+
+
+def _refused(text: str) -> str:
+    try:
+        return str(json.loads(text)["message"]).strip()
+    except (ValueError, KeyError, TypeError):
+        return text.strip()[:300] or "the engine gave no reason"
+
+
+def _follow(lines: Iterator[dict[str, Any]], progress: Callable[[str], None]) -> None:
+    said, step, error = [""], "", ""
+    for line in lines:
         error = error or str(line.get("error", ""))
         for text in filter(None, map(str.rstrip, _words(line).splitlines())):
-            said = said if text.startswith((" --->", "Removing intermediate")) else text.strip()
+            if text.startswith("Step "):
+                said, step = [], text
+            elif not text.startswith((" --->", "Removing intermediate")):
+                said = [*said[1 - _LAST :], text.strip()[:300]]
             progress(text)
     if error:
-        raise _failed(image, _reason(error, said))
+        raise BuildFailed(_reason(error, " / ".join(said) or step))
 
 
 def _words(line: dict[str, Any]) -> str:
@@ -120,28 +206,23 @@ def _failed(image: str, reason: str) -> ImageMissing:
     )
 
 
-def _arguments(base: str | None) -> dict[str, str]:
-    arguments = {
+def _arguments() -> dict[str, str]:
+    return {
         "CLAUDE_AGENT_SDK_VERSION": version("claude-agent-sdk"),
         "WEBSOCKETS_VERSION": version("websockets"),
     }
-    return {**arguments, "BASE": base} if base else arguments
 
 
 def _context() -> Iterator[tuple[str, Path]]:
     yield "Dockerfile", _HERE / "image" / "Dockerfile"
-    yield "flow/sendfile.py", _HERE / "image" / "sendfile.py"
+    for name in ("flowtools.py", "startup.py", "kvstore.md"):
+        yield f"flow/{name}", _HERE / "image" / name
+    for name in ("package.json", "package-lock.json", "fetch.txt"):
+        yield f"mcp/{name}", _HERE / "image" / "mcp" / name
     for path in sorted((_HERE / "relay").glob("*.py")):
         yield f"relay/{path.name}", path
-
-
-def _tar() -> bytes:
-    """The context as a tar archive; fixed times and owners, so that the engine's layer cache works across checkouts."""
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as tar:
-        for name, path in _context():
-            info = tarfile.TarInfo(name)
-            data = path.read_bytes()
-            info.size, info.mode = len(data), 0o644
-            tar.addfile(info, io.BytesIO(data))
-    return packed.getvalue()
+    for path in sorted([*_STORE.glob("*.py"), _STORE / "py.typed"]):
+        yield f"kvstore/python/{path.name}", path
+    yield "kvstore/node/package.json", _STORE / "typescript" / "package.json"
+    for path in sorted((_STORE / "typescript" / "dist").glob("*.*")):
+        yield f"kvstore/node/dist/{path.name}", path

@@ -8,32 +8,28 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import socket
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 
 from worklets.errors import AgentGone, WorkletStartFailed
 from worklets.events import Position
-from worklets.sockets import short_path
-
-if TYPE_CHECKING:
-    from websockets.asyncio.client import ClientConnection
+from worklets.relay.proof import Forged, Sealed
+from worklets.relaydial import CLOSE_SECONDS, HANDSHAKE_SECONDS, HandshakeFailed, Unproven, dial, shut
 
 log = structlog.get_logger(__name__)
 
-SOCKET = "relay.sock"
-_SUPERSEDED, _OTHER_EPOCH, _LOW_FENCE = 4001, 4002, 4003
-_HANDSHAKE_SECONDS = 10.0
+_PING_SECONDS = 15.0  # between two, and for the answer to each
 _STUCK_SECONDS = 60.0  # how long a relay that is there but does not answer may take (a paused container)
 _HELD_BYTES = 16 << 20  # lines kept for a slow consumer before the relay has to keep them
 _ACK_SECONDS = 0.2
+_PASSING_SECONDS = 0.2  # between two messages on which nothing depends; a relay leaves more
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +54,8 @@ class RelayLink:
     """One owner's connection, kept up by reconnecting. Make it with `open`, end it with `close`.
 
     `notice` sees each line as it arrives, before and independently of whoever iterates `lines`. `over` is told when no
-    further line will come: the process has ended, all is lost, or the link was closed.
+    further line will come: the process has ended, all is lost, or the link was closed. `stat` sees what the worklet
+    says that it uses: anything may stand in that.
     """
 
     def __init__(
@@ -70,16 +67,21 @@ class RelayLink:
         *,
         notice: Callable[[bytes], None],
         over: Callable[[AgentGone], None] = lambda _error: None,
+        stat: Callable[[dict[str, Any]], None] = lambda _frame: None,
         patience: float = 1.0,
         rng: random.Random | None = None,
     ) -> None:
         self.epoch = position.epoch if position else ""
         self.start = position.seq if position else 0
         self.exited_before = False  # the process had ended already when we connected
+        self.resting = False  # its relay stays, and can start another one
         self._run_dir, self._token, self._fence = run_dir, token, fence
         self._read = self.start  # number of the last line taken in
+        self.held = 0  # number of the last line that the relay had when it welcomed us last
         self._notice, self._over, self._patience, self._rng = notice, over, patience, rng or random.Random()
-        self._ws: ClientConnection | None = None
+        self._stat, self._has_stats = stat, False
+        self._passing = 0.0  # when the last message came on which nothing depends
+        self._ws: Sealed | None = None
         self._lines: deque[tuple[int, bytes | Exit]] = deque()
         self._held = 0
         self._news, self._room = asyncio.Event(), asyncio.Event()
@@ -100,7 +102,7 @@ class RelayLink:
             try:
                 ws = await self._connect()
                 break
-            except (OSError, TimeoutError, _HandshakeFailed) as error:
+            except (OSError, TimeoutError, HandshakeFailed) as error:
                 if time.monotonic() + pause > end:
                     raise WorkletStartFailed(f"The worklet's relay did not answer within {timeout:.0f} s.") from error
             await asyncio.sleep(pause)
@@ -146,9 +148,14 @@ class RelayLink:
 
     async def signal(self, name: str) -> None:
         """Sends the process and its group a signal ("SIGTERM"). Raises AgentGone when the relay cannot be reached."""
-        if self._ws is None:
+        if self._error is not None or self._ws is None:
             raise self._error or AgentGone("The worklet's relay cannot be reached.")
         await self._send(self._ws, json.dumps({"type": "signal", "name": name}))
+
+    def ask_stat(self) -> None:
+        """Has the relay say soon what its worklet uses, if it can."""
+        if self._ws is not None and self._has_stats:
+            self._start(self._send(self._ws, '{"type": "stat"}'))
 
     def ack(self, number: int) -> None:
         """Everything up to `number` is stored."""
@@ -159,71 +166,51 @@ class RelayLink:
         """Lets go. What is not acknowledged comes again at the next `open`."""
         self._closed = True
         self._news.set()
-        await self._flush_ack()
+        with suppress(TimeoutError):  # a relay that does not read would be waited for without end, here and below
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._flush_ack()
         running = set(self._tasks)
         while running:  # a cancellation may be swallowed by what is awaited: nothing may go on in our name
             for task in running:
                 task.cancel()
             _, running = await asyncio.wait(running, timeout=1)
         if self._ws is not None:
-            await self._ws.close()
+            await shut(self._ws)
             self._ws = None
         self._fail_inputs(AgentGone("Flow let go of the agent before it took the input."))
 
-    async def _connect(self) -> ClientConnection:
+    async def _connect(self) -> Sealed:
         """A connection on which the relay has welcomed us; every input that may not have arrived is sent again."""
-        from websockets.asyncio.client import connect
-        from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+        from websockets.exceptions import ConnectionClosed
 
-        made = socket.socket(socket.AF_UNIX)
-        made.setblocking(False)
-        try:
-            with short_path(self._run_dir, SOCKET) as path:
-                # Not `wait_for`: in Python 3.11 it can swallow a cancellation, and a link that was let go of went on.
-                async with asyncio.timeout(_HANDSHAKE_SECONDS):
-                    await asyncio.get_running_loop().sock_connect(made, path)
-            ws = await connect(
-                "ws://relay/",
-                sock=made,
-                additional_headers={"Authorization": f"Bearer {self._token}"},
-                user_agent_header=None,
-                compression=None,
-                max_size=64 << 20,
-                proxy=None,
-                open_timeout=_HANDSHAKE_SECONDS,
-                close_timeout=1,
-                ping_interval=15,
-                ping_timeout=15,
-            )
-        except InvalidStatus as error:
-            made.close()
-            if error.response.status_code == 401:
-                raise AgentGone("The worklet refuses Flow's token.") from error
-            raise _HandshakeFailed(str(error)) from error
-        except (ConnectionClosed, InvalidHandshake, EOFError, ValueError) as error:
-            made.close()
-            raise _HandshakeFailed(str(error)) from error
-        except BaseException:
-            made.close()
-            raise
+        ws = await dial(self._run_dir, self._token, _PING_SECONDS)
         try:
             await self._greet(ws)
         except ConnectionClosed as error:
-            raise self._refusal(error) or _HandshakeFailed(str(error)) from error
+            raise HandshakeFailed(str(error)) from error
+        except Forged as error:
+            ws.abort()
+            raise Unproven from error
         except BaseException:
-            await ws.close()
+            await shut(ws)
             raise
         return ws
 
-    async def _greet(self, ws: ClientConnection) -> None:
+    async def _greet(self, ws: Sealed) -> None:
         hello = {"type": "hello", "seq": self._read, "epoch": self.epoch or None, "fence": self._fence}
-        await ws.send(json.dumps(hello))
-        async with asyncio.timeout(_HANDSHAKE_SECONDS):
+        await ws.send(json.dumps({**hello, "refusals": True}))
+        async with asyncio.timeout(HANDSHAKE_SECONDS):
             welcome = json.loads(await ws.recv())
+        if welcome["type"] == "refused":
+            raise Refused
         if self.epoch not in ("", welcome["epoch"]):
             raise OtherEpoch
         self.epoch = welcome["epoch"]
         self.exited_before = welcome["state"] == "exited"
+        self.resting = welcome.get("resting") is True
+        last = welcome.get("last")
+        self.held = last if isinstance(last, int) else 0
+        self._has_stats = welcome.get("stats") is True  # older relays do not know the question
         self._ack_sent = 0
         for frame, _ in list(self._inputs.values()):
             await ws.send(frame)
@@ -232,35 +219,30 @@ class RelayLink:
             await ws.send(frame)
         self._ack_news.set()
 
-    async def _keep(self, ws: ClientConnection) -> None:
+    async def _keep(self, ws: Sealed) -> None:
         """Reads, and connects again, until the process or the relay has ended."""
         from websockets.exceptions import ConnectionClosed
 
         try:
             while True:
-                try:
+                with suppress(ConnectionClosed):  # by what code does not matter: it is not sealed
                     async for frame in ws:
                         await self._take(frame)
-                    closed = None
-                except ConnectionClosed as error:
-                    closed = error
                 self._ws = None
                 if self._exited:
-                    return
-                if refusal := self._refusal(closed):
-                    raise refusal
+                    raise AgentGone  # whoever still puts something in hears it
                 ws = await self._again()
         except AgentGone as error:
             self._error = error
             self._fail_inputs(error)
-        except Exception as error:  # noqa: BLE001 - an agent can listen in the relay's place: no turn may hang on it
+        except Exception as error:  # noqa: BLE001 - an agent can stand between us and the relay: no turn may hang on it
             log.warning("the relay says what no relay says", error=repr(error))
-            self._error = AgentGone(f"The worklet's relay broke the protocol ({type(error).__name__}).")
+            self._error = Unproven() if isinstance(error, Forged) else AgentGone(_broken(error))
             self._fail_inputs(self._error)
         finally:
             self._news.set()
 
-    async def _again(self) -> ClientConnection:
+    async def _again(self) -> Sealed:
         """Reconnects with exponential backoff and full jitter. Raises AgentGone when nobody listens any more."""
         lost, attempt = time.monotonic(), 0
         while True:
@@ -268,15 +250,18 @@ class RelayLink:
             attempt += 1
             try:
                 return await self._connect()
-            except (OSError, TimeoutError, _HandshakeFailed) as error:
+            except (OSError, TimeoutError, HandshakeFailed) as error:
                 # A living relay always listens: then these two cannot happen.
                 nobody = isinstance(error, FileNotFoundError | ConnectionRefusedError)
-                if time.monotonic() - lost > (self._patience if nobody else _STUCK_SECONDS):
+                if nobody and time.monotonic() - lost > self._patience:
                     raise AgentGone from error
+                if time.monotonic() - lost > _STUCK_SECONDS:
+                    raise AgentGone(f"The worklet's relay did not answer for {_STUCK_SECONDS:.0f} s.") from error
 
     async def _take(self, frame: str | bytes) -> None:
         if isinstance(frame, str):
-            self._take_message(json.loads(frame))
+            if not self._take_message(json.loads(frame)):
+                await self._slow_down()
             return
         head, _, rest = frame.partition(b"\n")
         for number, line in enumerate(rest.split(b"\n"), int(head)):
@@ -291,7 +276,15 @@ class RelayLink:
             self._room.clear()
             await self._room.wait()
 
-    def _take_message(self, message: dict[str, Any]) -> None:
+    async def _slow_down(self) -> None:
+        """After what no relay says often: one that does keeps its own connection busy, not this program."""
+        soon = self._passing + _PASSING_SECONDS - time.monotonic()
+        if soon > 0:
+            await asyncio.sleep(soon)
+        self._passing = time.monotonic()
+
+    def _take_message(self, message: dict[str, Any]) -> bool:
+        """False: nothing depends on it."""
         match message["type"]:
             case "inack":
                 if entry := self._inputs.pop(message["id"], None):
@@ -299,11 +292,19 @@ class RelayLink:
             case "inerror":
                 if entry := self._inputs.pop(message["id"], None):
                     _resolve(entry[1], AgentGone(f"Claude could not take the input: {message['error']}."))
+            case "stat":
+                self._stat(message)
+                return False
             case "exit":
                 self._exited, self._read = True, message["seq"]
                 self._lines.append((message["seq"], Exit(message["code"], message["stderr"])))
                 self._fail_inputs(AgentGone())
                 self._news.set()
+            case "refused" if not self._exited:
+                raise Refused
+            case _:
+                return False
+        return True
 
     async def _acknowledge(self) -> None:
         """One ack for all lines of a moment; at once when the exit is stored, since the relay waits for that."""
@@ -322,7 +323,7 @@ class RelayLink:
             self._ack_sent = self._acked
             await self._send(self._ws, json.dumps({"type": "ack", "seq": self._acked}))
 
-    async def _send(self, ws: ClientConnection, frame: str) -> None:
+    async def _send(self, ws: Sealed, frame: str) -> None:
         from websockets.exceptions import ConnectionClosed
 
         with suppress(ConnectionClosed):  # sent again after the reconnect
@@ -339,16 +340,9 @@ class RelayLink:
         self._inputs.clear()
         self._over(error)
 
-    def _refusal(self, closed: Any) -> AgentGone | None:
-        """What the relay's close code means, if it will not have us again."""
-        code = closed.rcvd.code if closed is not None and closed.rcvd is not None else None
-        if code in (_SUPERSEDED, _LOW_FENCE):
-            return Refused()
-        return OtherEpoch() if code == _OTHER_EPOCH else None
 
-
-class _HandshakeFailed(Exception):
-    """The relay was reached, but ended the connection before welcoming us."""
+def _broken(error: Exception) -> str:
+    return f"The worklet's relay broke the protocol ({type(error).__name__})."
 
 
 def _resolve(done: asyncio.Future[None], error: Exception | None) -> None:

@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,18 +29,23 @@ import structlog
 
 from worklets import rundir
 from worklets.errors import RuntimeUnavailable, WorkletError, WorkletStartFailed
-from worklets.files import OUTGOING, place
+from worklets.files import OUTGOING, Outgoing, place
 from worklets.identity import Identity
+from worklets.localwatch import hand_on, last_lines, watch
+from worklets.news import Tell
 from worklets.runtime import Worklet, WorkletSpec
 
 T = TypeVar("T")
 
 RELAY = Path(__file__).parent / "relay" / "relay.py"
-SENDER = Path(__file__).parent / "image" / "sendfile.py"
+SENDER = Path(__file__).parent / "image" / "flowtools.py"
+STARTER = Path(__file__).parent / "image" / "startup.py"
+GUIDE = Path(__file__).parent / "image" / "kvstore.md"
 
 #: Prints the process's id and goes; `setsid` does not fork there, so the id stays right.
 _LAUNCH = 'cd "$1" && log=$2 && shift 2 && { setsid "$@" </dev/null >>"$log" 2>&1 & } && echo $!'
 _PATH = "/usr/local/bin:/usr/bin:/bin"
+_FOLLOW_SECONDS = 0.3  # between two looks at a log
 
 log = structlog.get_logger(__name__)
 
@@ -84,14 +90,27 @@ class LocalRuntime:
                 f"{self._claude} is missing.", suggestion="Install the claude-agent-sdk wheel again."
             )
 
+    async def fingerprint(self) -> str:
+        return json.dumps([str(self._claude), *self._command])
+
     async def start(self, spec: WorkletSpec) -> Worklet:
         return await self._run(lambda: self._launch(spec))
+
+    @property
+    def least_memory(self) -> int:
+        return 0
+
+    async def resize(self, name: str, *, memory: int | None, cpus: float | None, pids: int | None) -> bool:  # noqa: ARG002
+        return True  # nothing limits a plain process
 
     async def find(self, name: str) -> Worklet | None:
         return await self._run(lambda: self._found(name))
 
     async def list(self) -> list[Worklet]:
         return await self._run(lambda: [w for name in self._names("pid.json") if (w := self._found(name))])
+
+    async def reaches(self) -> bool:
+        return True
 
     async def remove(self, name: str, grace: float = 5.0) -> str | None:
         return await self._run(lambda: self._end(name, grace))
@@ -104,14 +123,16 @@ class LocalRuntime:
             rundir.prepare(self._share_dir, name, None)
             try:
                 rundir.begin_filling(self._share_dir, name)
-                with contextlib.suppress(FileNotFoundError):
-                    shutil.rmtree(work)
+                rundir.discard(work)
                 shutil.copytree(source, work / "workspace", symlinks=True)
                 rundir.end_filling(self._share_dir, name)
-            except (OSError, shutil.Error) as e:
+            except (OSError, shutil.Error, RecursionError) as e:
                 raise WorkletError(f"The workspace could not be filled: {e}.", suggestion="Check the disk.") from e
 
         await self._run(copy)
+
+    def mirror_at(self, objects: Path) -> str:
+        return str(objects)
 
     async def taken(self, name: str, paths: Sequence[str]) -> builtins.set[str]:
         workspace = self._dir(name) / "work" / "workspace"
@@ -126,9 +147,22 @@ class LocalRuntime:
                 f"The files could not be put into the workspace: {e.strerror or e}.", suggestion="Check the disk."
             ) from e
 
-    def sender(self, name: str, limit: int) -> tuple[str, ...]:
+    def sender(self, name: str, limit: int, *, previews: bool = False) -> tuple[str, ...]:  # noqa: ARG002
+        """Without previews: inside is this machine, whose other servers are nobody's business."""
         outgoing = self._dir(name) / "run" / OUTGOING
         return (sys.executable, "-IS", str(SENDER), str(outgoing), str(limit))
+
+    def starter(self) -> tuple[str, ...]:
+        return (sys.executable, "-IS", str(STARTER))
+
+    def outgoing(self, name: str) -> Outgoing:
+        return Outgoing(rundir.worklet_dir(self._share_dir, name) / "run")
+
+    async def left(self, name: str, file: str) -> bool:
+        return await asyncio.to_thread(os.path.lexists, rundir.worklet_dir(self._share_dir, name) / "run" / file)
+
+    async def gather(self, name: str) -> None:
+        """It is there."""
 
     async def copy(self, source: str, name: str) -> None:
         def copy() -> None:
@@ -138,11 +172,10 @@ class LocalRuntime:
             rundir.prepare(self._share_dir, name, None)
             try:
                 rundir.begin_filling(self._share_dir, name)
-                with contextlib.suppress(FileNotFoundError):
-                    shutil.rmtree(work)
+                rundir.discard(work)
                 shutil.copytree(self._dir(source) / "work", work, symlinks=True, ignore=_special)
                 rundir.end_filling(self._share_dir, name)
-            except (OSError, shutil.Error) as e:
+            except (OSError, shutil.Error, RecursionError) as e:
                 raise WorkletError(f"The workspace could not be copied: {e}.", suggestion="Check the disk.") from e
 
         await self._run(copy)
@@ -159,8 +192,31 @@ class LocalRuntime:
     async def remove_volume(self, name: str) -> None:
         await self._run(lambda: rundir.remove(self._share_dir, name))
 
+    async def sweep(self, older: float) -> builtins.list[str]:  # noqa: ARG002
+        return []  # it makes nothing
+
     async def logs(self, name: str, lines: int = 100) -> str:
         return await self._run(lambda: self._tail(name, lines))
+
+    async def follow(self, name: str, lines: int, hand: Callable[[bytes], None]) -> None:
+        path = self._dir(name) / "relay.log"
+        try:
+            chunk, offset = await self._run(lambda: last_lines(path, lines))
+            await self._run(lambda: hand(chunk))
+            while True:
+                found = await self.find(name)
+                offset = await self._run(partial(hand_on, path, offset, hand))
+                if found is None or not found.running:
+                    return
+                await asyncio.sleep(_FOLLOW_SECONDS)
+        except FileNotFoundError:
+            return
+
+    async def watch(self, tell: Tell) -> None:
+        await watch(self.list, tell)
+
+    async def places(self) -> builtins.list[Path]:
+        return []
 
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -192,9 +248,12 @@ class LocalRuntime:
             "HOME": str(work / "home"),
             "LANG": "C.UTF-8",
             "WORKLET_ID": mark,
+            "PYTHONPATH": str(self._clients()),
+            "FLOW_KV_GUIDE": str(GUIDE),
         }
         marked = dict(spec.env) | {"WORKLET_ID": mark}
-        rundir.write_spec(run_dir, spec, agent=None, cwd=str(work / "workspace"), home=env["HOME"], env=marked)
+        told = rundir.told(spec, cwd=str(work / "workspace"), home=env["HOME"], env=marked, shared=True)
+        rundir.write_spec(run_dir, told, agent=None)
         shell = ["/bin/sh", "-c", _LAUNCH, "sh", str(run_dir), str(run_dir.parent / "relay.log"), *self._command]
         done = subprocess.run(shell, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         started = _process(int(done.stdout)) if done.returncode == 0 else None
@@ -203,6 +262,14 @@ class LocalRuntime:
             raise WorkletStartFailed(f"The worklet did not start: {reason}.")
         (run_dir.parent / "pid.json").write_text(json.dumps(asdict(started)), encoding="utf-8")
         return Worklet(spec.name, str(started.pid), run_dir, running=True)
+
+    def _clients(self) -> Path:
+        try:
+            return show_clients(self._share_dir)
+        except OSError as e:
+            raise WorkletStartFailed(
+                f"Flow cannot write {self._share_dir}: {e.strerror or e}.", suggestion="Check the disk and the rights."
+            ) from e
 
     def _mark(self, name: str) -> str:
         return f"{self._identity.instance}-{name}"
@@ -240,6 +307,29 @@ class LocalRuntime:
                 return "".join(deque(file, maxlen=lines))
         except FileNotFoundError:
             return ""
+
+
+def show_clients(share_dir: Path) -> Path:
+    """Puts the key-value store's clients where worklets' programs find them: the directory for PYTHONPATH.
+
+    They are links to where Flow is installed. Node.js looks for modules in all directories above a program's, so the
+    share directory's own serves all worklets.
+    """
+    import kvstore
+
+    package = Path(kvstore.__file__).parent
+    python = share_dir / "clients" / "python"
+    for link, target in (
+        (python / "kvstore", package),
+        (share_dir / "node_modules" / "@flow" / "kvstore", package / "typescript"),
+    ):
+        if not link.is_symlink() or link.readlink() != target:
+            link.parent.mkdir(parents=True, exist_ok=True)
+            draft = link.with_name(f".{link.name}.{os.getpid()}")
+            draft.unlink(missing_ok=True)
+            draft.symlink_to(target, target_is_directory=True)
+            draft.replace(link)
+    return python
 
 
 def bundled_claude() -> Path:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from config.logging import get_logger
+from config.units import format_size
 from worklets import failures
 from worklets.details import TaskMemory, details
 from worklets.events import (
@@ -19,9 +20,11 @@ from worklets.events import (
     AgentReady,
     Asked,
     AskWithdrawn,
+    DiskFull,
     ModeChanged,
     PreviewVoided,
     PromptTaken,
+    Remark,
     Retrying,
     Text,
     TextDelta,
@@ -38,8 +41,11 @@ from worklets.usage import Spending, of_result
 
 log = get_logger(__name__)
 
+_TAIL = 600  # characters of a startup script's output that the thread is shown
+
 MOST_OUTPUT = 30_000  # characters kept of a tool's output: as many as the CLI gives to the model
 _SYNTHETIC = "<synthetic>"  # the model's name in a message that the CLI wrote itself
+_TOO_LONG = "Something that Claude's process said was longer than I can take in, and was dropped."
 _RESET = "The conversation begins anew: I have forgotten what was said before. The workspace stays as it is."
 _INTERRUPTED = ("aborted_streaming", "aborted_tools")
 _STOPPED = "The user doesn't want to proceed"  # how the CLI tells the model of an interrupt: not for people
@@ -73,6 +79,18 @@ class Decoder:
             "conversation_reset": lambda _line: [Text(_RESET)],
             "control_request": self._control_request,
             "control_cancel_request": self._control_cancel,
+            "flow_startup": lambda line: [_startup(line["script"], line["failed"], line["tail"])],
+            "relay_line_too_long": lambda _line: [Remark(_TOO_LONG)],
+            "relay_scarce": lambda line: [_scarce(line["what"], line["limit"])],
+            "relay_disk": lambda line: [
+                _disk(
+                    line["used"],
+                    line["limit"],
+                    full=line["full"] is True,
+                    measured=line.get("measured") is not False,
+                    crowded=line.get("crowded") is True,
+                )
+            ],
         }
 
     def feed(self, line: bytes | str) -> list[AgentEvent]:
@@ -244,6 +262,36 @@ def _plain(content: Any) -> str:
 
 def _ended(ended: TurnEnded, outcome: Any, error: str | None) -> TurnEnded:
     return TurnEnded(outcome, ended.prompt_ids, ended.usage, ended.duration, error)
+
+
+def _scarce(what: str, limit: int) -> AgentEvent:
+    """What the relay says of the worklet's memory and processes."""
+    if not 0 < limit < 1 << 60:
+        raise ValueError("limit")
+    if what == "memory":
+        told = f"A program in this thread's workspace was ended, because its memory is full ({format_size(limit)})"
+        return Remark(f"{told}. An administrator can allow more (FLOW_WORKLET_MEMORY).")
+    return Remark(
+        f"All {int(limit)} processes of this thread's workspace are taken, so programs in it fail. An administrator "
+        "can allow more (FLOW_WORKLET_PIDS)."
+    )
+
+
+def _disk(used: int, limit: int, *, full: bool, measured: bool, crowded: bool) -> AgentEvent:
+    """What the relay says of the worklet's disk."""
+    if full:
+        return DiskFull(used, limit, measured, crowded)
+    told = f"{format_size(used)} of {format_size(limit)} are used in this thread's workspace"
+    if used >= limit:
+        return Remark(f"{told}: delete what is not needed. If it grows further, I have to stop.")
+    return Remark(f"{told}. At {format_size(limit)} I have to stop.")
+
+
+def _startup(script: str, failed: str, tail: str) -> Remark:
+    """What worklets/image/startup.py says of a script that failed."""
+    shown = tail.strip()[-_TAIL:].replace("```", "ˋˋˋ")
+    said = f" Its output ended with:\n```\n{shown}\n```" if shown else ""
+    return Remark(f"The startup script {script[:64]} failed: {failed[:200]}. Claude goes on without it.{said}")
 
 
 def prompt_line(prompt_id: str, text: str, context: Sequence[str] = (), pictures: Sequence[Picture] = ()) -> Line:

@@ -129,6 +129,7 @@ function field(block, context) {
 function control(item, block, id, context) {
   const common = { id, name: item.action_id, placeholder: plain(item.placeholder), "data-action-id": item.action_id };
   if (/^(checkboxes|radio_buttons)$/.test(item.type)) return boxes(item, block, { ...context, act: undefined });
+  if (item.type === "external_select") return search(item, common, context);
   if (/select$/.test(item.type)) {
     const node = menu(item, block, { ...context, act: undefined });
     node.id = id;
@@ -137,6 +138,22 @@ function control(item, block, id, context) {
   if (item.type === "plain_text_input" && item.multiline) return el("textarea", { ...common, rows: "4" }, item.initial_value ?? "");
   const type = { datepicker: "date", timepicker: "time", number_input: "number", email_text_input: "email", url_text_input: "url" }[item.type] ?? "text";
   return el("input", { ...common, type, value: item.initial_value ?? item.initial_date ?? item.initial_time ?? "" });
+}
+
+// A select whose options the app answers with while somebody types. What stands in the field is an option's value.
+function search(item, common, context) {
+  const list = `${common.id}-options`;
+  const options = el("datalist", { id: list });
+  let newest = 0;
+  const ask = async (event) => {
+    const typed = event.target.value;
+    const mine = ++newest;
+    if (typed.length < (item.min_query_length ?? 3)) return;
+    const answer = await context.suggest({ action_id: item.action_id, typed });
+    if (mine !== newest) return;
+    options.replaceChildren(...(answer.options ?? []).map((one) => el("option", { value: one.value }, plain(one.text))));
+  };
+  return el("span", {}, el("input", { ...common, list, autocomplete: "off", oninput: ask, onfocus: ask }), options);
 }
 
 // --- rich text

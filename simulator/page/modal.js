@@ -5,7 +5,8 @@ import { el, sign } from "./dom.js";
 
 export function modalNode(view, desk) {
   const act = (press) => desk.act({ do: "click", view: view.id, ...press });
-  const context = { names: desk.names(), users: desk.state.users, channels: desk.state.channels, act };
+  const suggest = (wish) => desk.act({ do: "suggest", view: view.id, ...wish });
+  const context = { names: desk.names(), users: desk.state.users, channels: desk.state.channels, act, suggest };
   const close = () => desk.act({ do: "close", view: view.id });
   const form = el("form", { class: "modal", "data-testid": "modal", "data-view": view.id, role: "dialog", "aria-modal": "true", "aria-label": view.title?.text },
     el("header", {}, el("h2", {}, view.title?.text ?? ""), el("button", { type: "button", class: "quiet", "aria-label": "Close", onclick: close }, sign("close"))),

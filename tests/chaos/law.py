@@ -15,11 +15,12 @@ of its own. A command that counts its runs prints `ran=<times>`: more than one i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import law_shown
@@ -46,9 +47,28 @@ class Law:
     runtime: str = "local"
     dsn: str = ""
     tmp: Path | None = None
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)  # something in Slack
 
-    async def at_rest(self, timeout: float = 60.0) -> list[str]:
-        """Waits until nothing more is to come, at most `timeout` seconds, then looks; empty: the law holds."""
+    def __post_init__(self) -> None:
+        self.slack.workspace.listeners.append(lambda *_: self._changed.set())
+
+    async def at_rest(self, timeout: float = 60.0, mending: float = 0.0) -> list[str]:
+        """Waits until nothing more is to come, at most `timeout` seconds, then looks; empty: the law holds.
+
+        `mending`: seconds in which what a process did too late may still be set right.
+        """
+        self._changed.clear()
+        found = await self._at_rest(timeout)
+        end = time.monotonic() + mending
+        while found and (left := end - time.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._changed.wait()  # what sets it right is seen in Slack
+            self._changed.clear()
+            found = await self._at_rest(timeout)
+        return found
+
+    async def _at_rest(self, timeout: float) -> list[str]:
         end = time.monotonic() + timeout
         while True:
             while await self.unfinished() and time.monotonic() < end:
@@ -72,12 +92,21 @@ class Law:
                     stuck.append(f"{turn.name} is {turn.state} but not delivered")
         return stuck
 
+    async def unsettled(self) -> list[SessionRecord]:
+        """Sessions that are at work, or have turns that have not ended."""
+        return [
+            session
+            for session in (await self.records()).sessions
+            if session.row["status"] not in _RESTING or any(turn.row["ended_at"] is None for turn in session.turns)
+        ]
+
     async def violations(self) -> list[str]:
         """What is against the law now, the order included."""
         records, shown = await self.records(), law_shown.of_turns(self.slack)
         return [
             *await self.unfinished(),
             *self._foreign(records, shown),
+            *_shared(records),
             *(sentence for turn in records.turns for sentence in of_turn(turn, shown.get(turn.id, []))),
             *(sentence for session in records.sessions for sentence in self._of_prompts(session, records)),
             *out_of_order(records, shown),
@@ -159,6 +188,16 @@ class Law:
             yield f"a message shows a turn that is not in the table: {turn_id}"
         for text in law_shown.strangers(self.slack):
             yield f"a message of the bot belongs to no turn: {text[:80]!r}"
+
+
+def _shared(records: Records) -> Iterator[str]:
+    """A worklet that stood ready, with its conversation, is one thread's."""
+    for conversation, times in Counter(str(s.row["claude_session_id"]) for s in records.sessions).items():
+        if times > 1:
+            yield f"the conversation {conversation} was given to {times} sessions"
+    for session in records.sessions:
+        if session.row["worklet"] in records.pool:
+            yield f"the worklet {session.row['worklet']} of {session.name} stands ready for others"
 
 
 def _persons_texts(request: Request) -> tuple[str, ...]:

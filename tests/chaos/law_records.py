@@ -73,6 +73,7 @@ class SessionRecord:
 class Records:
     sessions: list[SessionRecord]
     asides: set[str]  # source ids of what was said aside
+    pool: frozenset[str] = frozenset()  # worklets that no session has taken
 
     @property
     def turns(self) -> list[TurnRecord]:
@@ -90,6 +91,7 @@ _QUERIES = (
     "select source_id from asides",
     # Without what Flow decided by itself: people were not asked.
     "select turn_id, state from asks where decision is null or decided_by is not null order by asked_at, id",
+    "select name from pool where claimed_by is null or claimed_by = ''",
 )
 
 
@@ -120,7 +122,9 @@ async def _from_postgres(dsn: str) -> list[list[Row]]:
         await connection.close()
 
 
-def _assembled(sessions: list[Row], turns: list[Row], events: list[Row], asides: list[Row], asks: list[Row]) -> Records:
+def _assembled(
+    sessions: list[Row], turns: list[Row], events: list[Row], asides: list[Row], asks: list[Row], pool: list[Row]
+) -> Records:
     said: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in events:
         said[row["turn_id"]].append(json.loads(row["body"]))
@@ -131,5 +135,7 @@ def _assembled(sessions: list[Row], turns: list[Row], events: list[Row], asides:
     for row in turns:
         of_session[row["session_id"]].append(TurnRecord(row, said[row["id"]], asked[row["id"]]))
     return Records(
-        [SessionRecord(row, of_session[row["id"]]) for row in sessions], {str(row["source_id"]) for row in asides}
+        [SessionRecord(row, of_session[row["id"]]) for row in sessions],
+        {str(row["source_id"]) for row in asides},
+        frozenset(str(row["name"]) for row in pool),
     )

@@ -16,7 +16,7 @@ ROOT = -1  # the part that opens the thread of a slash command
 _TOOL = re.compile(r"^\s*([▸✓✗■]) (?!Stopped|Taken back|Cut off)")
 _DIFF = re.compile(r"(diff|full_output)(_\d)?")
 _OUTPUT = re.compile(r"\n```\n.*?\n```", re.DOTALL)  # of a tool, below its line
-_ASK = re.compile("[🔐❓📋💰] ")  # how the headline of what Claude asks begins
+_ASK = re.compile("[🔐❓📋💰🌐] ")  # how the headline of what Claude asks begins
 _ENDED = {
     "allowed": re.compile("✓ "),
     "denied": re.compile("✗ |↻ |■ (?!Withdrawn)"),
@@ -107,12 +107,13 @@ def of_turns(slack: SlackSimulator) -> dict[str, list[Message]]:
 
 
 def strangers(slack: SlackSimulator) -> list[str]:
-    """Posts of the bot that belong to no turn."""
+    """Posts of the bot that belong to no turn, nor offer a preview."""
     return [
         slack.visible_text(record.body)
         for channel in slack.workspace.channels.values()
         for record in channel.messages.values()
         if record.app_id == slack.app.id and not record.deleted and _message(slack, channel, record) is None
+        if (record.metadata or {}).get("event_type") != "flow_preview"
     ]
 
 

@@ -1,11 +1,11 @@
-"""`flow` with a trap: it kills itself with SIGKILL at the n-th time that a named point of it is reached.
+"""`flow` with a trap: it kills itself with SIGKILL, or stops itself, the n-th time that a named point of it is reached.
 
     CHAOS_TRAP=trap.json python tests/chaos/program.py serve
 
-`trap.json` holds `{"point": "sessions.store:Store.submit:return", "times": 2}`; it is read at the start, if it is
-there, and again at each SIGUSR1. The program itself is untouched: Python's own profiler hook watches for the one
-function. A coroutine function is called when its body begins, and returns when its body has returned, however often it
-waited in between.
+`trap.json` holds `{"point": "sessions.store:Store.submit:return", "times": 2, "signal": "SIGKILL"}`; it is read at the
+start, if it is there, and again at each SIGUSR1. The program itself is untouched: Python's own profiler hook watches
+for the one function. A coroutine function is called when its body begins, and returns when its body has returned,
+however often it waited in between. At SIGUSR2 it prints what its tasks wait for (`stacks.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-CAUGHT = "trap: the program ends here"
+import stacks
+
+CAUGHT = "trap: caught"
 
 
 def code_of(point: str) -> tuple[CodeType, str]:
@@ -34,8 +36,8 @@ def code_of(point: str) -> tuple[CodeType, str]:
     return getattr(found, "__wrapped__", found).__code__, event
 
 
-def arm(point: str, times: int) -> None:
-    """From now on the point is watched; the `times`-th time is the last one."""
+def arm(point: str, times: int, what: signal.Signals) -> None:
+    """From now on the point is watched; the `times`-th time it sends itself that signal, and watches no more."""
     code, wanted = code_of(point)
     left = times
 
@@ -45,8 +47,9 @@ def arm(point: str, times: int) -> None:
             return
         left -= 1
         if not left:
+            sys.setprofile(None)
             os.write(1, f"{CAUGHT}: {point}\n".encode())
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), what)
 
     sys.setprofile(watch)
 
@@ -61,9 +64,10 @@ def _is_real(frame: FrameType, event: str) -> bool:
 
 
 def _read_trap(path: Path) -> None:
+    sys.setprofile(None)
     if path.exists():
         trap = json.loads(path.read_text())
-        arm(trap["point"], trap["times"])
+        arm(trap["point"], trap["times"], signal.Signals[trap["signal"]])
 
 
 def main() -> int:
@@ -73,6 +77,7 @@ def main() -> int:
         importlib.import_module(module)  # before the trap is armed: under a profiler they take long
     path = Path(os.environ["CHAOS_TRAP"])
     signal.signal(signal.SIGUSR1, lambda *_: _read_trap(path))
+    stacks.install()
     _read_trap(path)
     return flow(sys.argv[1:])
 

@@ -12,23 +12,27 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from e2e.world import API_KEY, ROOT, Program, World, remove_worklets
+from e2e.world import API_KEY, ROOT, Program, World, environment, remove_worklets
+from forked import fork
 from law import Law
+from law_records import SessionRecord
 from law_shown import Message, asked, of_turns
 from program import CAUGHT
+from stacks import BEGIN, END
 from waiting import until
 
 from simulator.model import ScriptedModel
 from simulator.slack import SlackSimulator
+from worklets.pooldemand import WINDOW
 
+_TOLD_SECONDS = 30.0  # for a program to print its stacks, on a busy machine
+_TAIL = 30  # lines of other logs
 _ORPHANED = re.compile("Task was destroyed but it is pending|exception was never retrieved|was never awaited")
 
 
@@ -41,15 +45,14 @@ class TrappedProgram(Program):
 
     async def spawn(self, **changes: str) -> None:
         self.url = ""
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable, str(Path(__file__).parent / "program.py"), "serve", env={**self.env, **changes},
-            cwd=self.cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+        self.process = await fork(
+            [str(Path(__file__).parent / "program.py"), "serve"], {**self.env, **changes}, self.cwd
+        )
         self._reading = asyncio.create_task(self._read(self.process))
 
-    def set_trap(self, point: str, times: int = 1) -> None:
+    def set_trap(self, point: str, times: int = 1, what: signal.Signals = signal.SIGKILL) -> None:
         """For the next start, and for the running program at once."""
-        self.trap.write_text(json.dumps({"point": point, "times": times}))
+        self.trap.write_text(json.dumps({"point": point, "times": times, "signal": what.name}))
         if self.alive:
             assert self.process
             self.process.send_signal(signal.SIGUSR1)
@@ -67,6 +70,43 @@ class TrappedProgram(Program):
             return False
         return True
 
+    def disarm(self) -> None:
+        """The trap is gone; the running program forgets it."""
+        self.trap.unlink(missing_ok=True)
+        if self.alive:
+            assert self.process
+            self.process.send_signal(signal.SIGUSR1)
+
+    def pause(self) -> None:
+        assert self.process
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self.process
+        self.process.send_signal(signal.SIGCONT)
+
+    async def stacks(self) -> list[str]:
+        """What its tasks wait for now, line by line; taken out of its output."""
+        if not self.alive or self.stands_still:
+            return ["the program stands still\n" if self.alive else "the program is dead\n"]
+        assert self.process
+        seen = len(self.output)
+        self.process.send_signal(signal.SIGUSR2)
+        end = asyncio.get_running_loop().time() + _TOLD_SECONDS
+        while f"{END}\n" not in self.output[seen:]:
+            if asyncio.get_running_loop().time() > end:
+                return ["the program does not print its stacks\n", *self.output[seen:]]
+            await asyncio.sleep(0.05)
+        told, self.output[seen:] = self.output[seen:], []
+        return told[told.index(f"{BEGIN}\n") :]
+
+    @property
+    def stands_still(self) -> bool:
+        """It was sent SIGSTOP, and no SIGCONT since."""
+        assert self.process
+        stat = Path(f"/proc/{self.process.pid}/stat").read_text(errors="replace")
+        return stat.rpartition(")")[2].split()[0] == "T"
+
     async def kill(self) -> bool:
         """Makes sure that it is dead, and the trap gone. True: the trap had been faster."""
         await self.end(signal.SIGKILL)
@@ -83,6 +123,7 @@ class Storm:
     talking: set[asyncio.Task[object]] = field(default_factory=set)
     said: int = 0
     others: list[TrappedProgram] = field(default_factory=list)  # replicas
+    explained: list[str] = field(default_factory=list)  # why it did not come to rest: rows, and what programs wait for
     _judged: dict[int, int] = field(default_factory=dict)  # lines of each program's log that were looked at
 
     # ---- people ----
@@ -216,14 +257,30 @@ class Storm:
 
     # ---- the law ----
 
-    async def judge(self, timeout: float = 90) -> list[str]:
-        """The law's violations once all has come to rest."""
+    async def judge(self, timeout: float = 240, mending: float = 0.0) -> list[str]:
+        """The law's violations once all has come to rest; a busy machine takes minutes."""
         if self.talking:
             await asyncio.wait(self.talking)
-        violations = await self.law.at_rest(timeout)
+        violations = await self.law.at_rest(timeout, mending)
         if not violations and await self.choose():
-            violations = await self.law.at_rest(timeout)
-        return [*violations, *self._complaints()]
+            violations = await self.law.at_rest(timeout, mending)
+        violations += self._complaints()
+        if violations and (unsettled := await self.law.unsettled()):
+            await self._explain(unsettled)
+        return violations
+
+    async def _explain(self, unsettled: Sequence[SessionRecord]) -> None:
+        """Sessions that do not come to rest: their rows, what each program waits for, what gateway and relays said."""
+        for session in unsettled:
+            rows = (session.row, *(turn.row for turn in session.turns if turn.row["ended_at"] is None))
+            self.explained += [f"{session.name}: {dict(row)}\n" for row in rows]
+        for program in (self.program, *self.others):
+            self.explained += ["\n", *await program.stacks()]
+        logs = [self.world.share_dir / "worklets" / str(one.row["worklet"]) / "relay.log" for one in unsettled]
+        for path in (self.world.share_dir / "gateway" / "log", *logs):
+            if path.exists():
+                lines = path.read_text(errors="replace").splitlines(keepends=True)
+                self.explained += [f"\n{path}:\n", *lines[-_TAIL:]]
 
     def _complaints(self) -> Iterator[str]:
         """What the programs' logs say of tasks that nobody owned."""
@@ -235,19 +292,49 @@ class Storm:
     async def end(self) -> list[str]:
         """All sessions go to sleep, the program ends: what is left over."""
 
-        async def asleep() -> bool:
-            return all(s.row["status"] in ("new", "asleep") for s in (await self.law.records()).sessions)
+        async def awake() -> list[SessionRecord]:
+            return [s for s in (await self.law.records()).sessions if s.row["status"] not in ("new", "asleep")]
 
-        await until(asleep, timeout=60, what="the sessions to sleep")
+        end = asyncio.get_running_loop().time() + 240
+        while found := await awake():
+            if asyncio.get_running_loop().time() > end:
+                await self._explain(found)
+                return [f"{session.name} does not fall asleep: it is {session.row['status']}" for session in found]
+            await asyncio.sleep(0.05)
         codes = await asyncio.gather(*(program.end() for program in (self.program, *self.others)))
+        if (self.program.env["FLOW_POOL_SIZE"] != "0" or self._forgotten()) and (stuck := await self._clear()):
+            return stuck
         left = await self.law.left_over()
         left += [*self._complaints(), *([f"the programs ended with {codes}"] if any(codes) else [])]
         return left
 
+    def _forgotten(self) -> list[Path]:
+        """What a killed program was cloning. Nobody can know that it is dead, until a day is over."""
+        return list(Path(self.program.env["TMPDIR"]).glob("flow-clone-*"))
+
+    async def _clear(self) -> list[str]:
+        """What stands ready is nobody's and stays for the next start; one without a pool removes it. What it left."""
+
+        async def empty() -> bool:
+            return not (await self.law.records()).pool and not self._forgotten()
+
+        for path in self._forgotten():
+            os.utime(path, (0, 0))
+        await self.program.start(FLOW_POOL_SIZE="0")
+        theirs = WINDOW.total_seconds() if self.others else 0.0  # so long another replica may want what stands ready
+        try:
+            await until(empty, timeout=240 + theirs, what="the pool, and what was being cloned, to be removed")
+        except AssertionError as late:
+            await self._explain([])
+            return [str(late), *(f"{name} stands ready" for name in (await self.law.records()).pool)]
+        await self.program.end()
+        return []
+
     @property
     def log(self) -> list[str]:
-        """What the programs logged: the first one's, then the others'."""
-        return [line for program in (self.program, *self.others) for line in ("\n", *program.output[-150:])]
+        """What the programs logged: the first one's, then the others'; and why sessions did not come to rest."""
+        logged = [line for program in (self.program, *self.others) for line in ("\n", *program.output[-150:])]
+        return [*logged, *self.explained]
 
 
 @asynccontextmanager
@@ -261,31 +348,20 @@ async def open_storm(
         SlackSimulator(manifest=ROOT / "manifest.yml", retry_delays=retry_delays, limit_scale=4) as slack,
         ScriptedModel(api_key=API_KEY) as model,
     ):
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(tmp_path),
+        given = {
+            **environment(slack, model, tmp_path, runtime),
             "TMPDIR": str(tmp),
-            "PYTHONPATH": str(ROOT),
-            "PYTHONUNBUFFERED": "1",
-            "SLACK_APP_TOKEN": slack.app_token,
-            "SLACK_BOT_TOKEN": slack.bot_token,
-            "SLACK_API_URL": slack.api_url,
-            "SLACK_BOT_DEBUG": "true",
             "FLOW_LOG_FORMAT": "json",
-            "ANTHROPIC_API_KEY": API_KEY,
-            "ANTHROPIC_BASE_URL": model.url,
-            "FLOW_SHARE_DIR": str(share_dir),
-            "FLOW_HTTP_PORT": "0",
-            "FLOW_RUNTIME": runtime,
             "FLOW_SESSION_TIMEOUT": "4s",
+            "FLOW_CLAUDE_IDLE": "1.5s",
             "FLOW_MAX_SESSIONS": "4",
-            "FLOW_GRACE": "1s",
+            "FLOW_POOL_SIZE": random.Random(f"pool {seed}").choice(("0", "1")),
             "CHAOS_TRAP": str(tmp_path / "trap.json"),
             **env,
         }
-        program = TrappedProgram(environment, tmp_path)
+        program = TrappedProgram(given, tmp_path)
         world = World(slack, model, program, runtime, share_dir)
-        law = Law(slack, model, share_dir, runtime, environment.get("FLOW_DSN", ""), tmp)
+        law = Law(slack, model, share_dir, runtime, given.get("FLOW_DSN", ""), tmp)
         storm = Storm(world, program, law, random.Random(seed))
         try:
             yield storm

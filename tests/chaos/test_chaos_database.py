@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import itertools
 import json
 import os
 import random
@@ -21,7 +20,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
-from chaos_batches import Batch, in_worlds, runs, small
+from chaos_batches import Batch, dealt, in_worlds, runs, small, told
 from postgres import Cluster
 from proxy import Proxy
 from storm import Storm, open_storm
@@ -42,7 +41,8 @@ async def test_the_disk_of_the_database_fills_up(pytestconfig: pytest.Config, tm
             dsn = f"sqlite://{disk}/db.sqlite"
             await _live(batch, home, dsn, lambda storm: full(disk), "The disk is full", _outage(pytestconfig, 6))
 
-    await in_worlds(pytestconfig, "disk_fills", "local", ["disk full"] * runs(pytestconfig, 0.1), live)
+    reports = await in_worlds(pytestconfig, "disk_fills", "local", ["disk full"] * runs(pytestconfig, 0.1), live)
+    assert not reports, told(reports)
 
 
 @pytest.mark.tmpfs
@@ -54,7 +54,8 @@ async def test_the_disk_that_holds_everything_fills_up(pytestconfig: pytest.Conf
             data = home / "data"
             await _live(batch, home, "", lambda storm: full(data), "The disk is full", _outage(pytestconfig, 6))
 
-    await in_worlds(pytestconfig, "whole_disk", "local", ["whole disk full"] * runs(pytestconfig, 0.1), live)
+    reports = await in_worlds(pytestconfig, "whole_disk", "local", ["whole disk full"] * runs(pytestconfig, 0.1), live)
+    assert not reports, told(reports)
 
 
 async def test_another_program_locks_the_database(pytestconfig: pytest.Config, tmp_path: Path) -> None:
@@ -63,14 +64,15 @@ async def test_another_program_locks_the_database(pytestconfig: pytest.Config, t
         path = home / "data" / "db.sqlite"
         await _live(batch, home, "", lambda storm: locked(path), "holds the database file", _outage(pytestconfig, 30))
 
-    await in_worlds(pytestconfig, "database_locked", "local", ["database locked"] * runs(pytestconfig, 0.1), live)
+    reports = await in_worlds(
+        pytestconfig, "database_locked", "local", ["database locked"] * runs(pytestconfig, 0.1), live
+    )
+    assert not reports, told(reports)
 
 
 @pytest.mark.postgres
 async def test_postgres_stops_and_starts(pytestconfig: pytest.Config, tmp_path: Path) -> None:
-    kinds = list(
-        itertools.islice(itertools.cycle(("PostgreSQL stopped", "PostgreSQL silent")), 2 * runs(pytestconfig, 0.1))
-    )
+    kinds = dealt(pytestconfig, ("PostgreSQL stopped", "PostgreSQL silent"), 0.1, few=1)
 
     async def live(batch: Batch) -> None:
         home = tmp_path / batch.seed.rpartition("/")[2]
@@ -88,7 +90,8 @@ async def test_postgres_stops_and_starts(pytestconfig: pytest.Config, tmp_path: 
             }
             await _live(batch, home, proxy.dsn, faults, "PostgreSQL", _outage(pytestconfig, 8), really=dsn)
 
-    await in_worlds(pytestconfig, "postgres_stops", "local", kinds, live)
+    reports = await in_worlds(pytestconfig, "postgres_stops", "local", kinds, live)
+    assert not reports, told(reports)
 
 
 def _outage(config: pytest.Config, seconds: float) -> float:

@@ -3,49 +3,58 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from pathlib import Path
 
 import pytest
-from chaos_batches import Batch, in_worlds, runs
-from chaos_points import RECOVERING, SELDOM, WORKING
+from chaos_batches import Batch, dealt, in_worlds, runs, told
+from chaos_points import PAUSING, RECOVERING, SELDOM, TRUST, WORKING
 from program import code_of
 from storm import Storm, open_storm
 from victims import strike
 
 pytestmark = pytest.mark.timeout(4 * 3600)  # as long as --chaos-runs asks for; whatever is stuck has its own limit
 
-LOCAL = ("cli", "relay", "container")
-DOCKER = ("cli", "relay", "container", "engine")
+LOCAL = ("relay", "container", "cli")
+DOCKER = ("engine", "relay", "container", "cli")
 
 
-@pytest.mark.parametrize("point", sorted({*WORKING, *RECOVERING}))
+@pytest.mark.parametrize("point", sorted({*WORKING, *RECOVERING, *PAUSING, *TRUST}))
 def test_every_named_point_is_there(point: str) -> None:
-    code_of(point)
+    code, event = code_of(point)
+    _, name, when = point.split(":")
+    assert (code.co_name, event) == (name.rpartition(".")[2], when)
 
 
 async def test_the_bot_dies_with_local_worklets(pytestconfig: pytest.Config, tmp_path: Path) -> None:
-    await _die(pytestconfig, "bot_dies_with_local", "local", ["bot"] * runs(pytestconfig, 0.8), tmp_path)
+    kinds = ["bot"] * runs(pytestconfig, 0.8)
+    reports = await _die(pytestconfig, "bot_dies_with_local", "local", kinds, tmp_path)
+    assert not reports, told(reports)
 
 
 @pytest.mark.docker
 async def test_the_bot_dies_with_containers(pytestconfig: pytest.Config, tmp_path: Path) -> None:
-    await _die(pytestconfig, "bot_dies_with_containers", "docker", ["bot"] * runs(pytestconfig, 0.2), tmp_path)
+    kinds = ["bot"] * runs(pytestconfig, 0.2)
+    reports = await _die(pytestconfig, "bot_dies_with_containers", "docker", kinds, tmp_path)
+    assert not reports, told(reports)
 
 
 async def test_what_runs_inside_dies_with_local_worklets(pytestconfig: pytest.Config, tmp_path: Path) -> None:
-    kinds = list(itertools.islice(itertools.cycle(LOCAL), 3 * runs(pytestconfig, 0.1)))
-    await _die(pytestconfig, "inside_dies_with_local", "local", kinds, tmp_path)
+    kinds = dealt(pytestconfig, LOCAL, 0.1, few=2)
+    reports = await _die(pytestconfig, "inside_dies_with_local", "local", kinds, tmp_path)
+    assert not reports, told(reports)
 
 
 @pytest.mark.docker
 async def test_what_runs_inside_dies_with_containers(pytestconfig: pytest.Config, tmp_path: Path) -> None:
-    kinds = list(itertools.islice(itertools.cycle(DOCKER), 4 * runs(pytestconfig, 0.1)))
-    await _die(pytestconfig, "inside_dies_with_containers", "docker", kinds, tmp_path)
+    kinds = dealt(pytestconfig, DOCKER, 0.1, few=1)
+    reports = await _die(pytestconfig, "inside_dies_with_containers", "docker", kinds, tmp_path)
+    assert not reports, told(reports)
 
 
-async def _die(config: pytest.Config, name: str, runtime: str, kinds: list[str], tmp_path: Path) -> None:
+async def _die(config: pytest.Config, name: str, runtime: str, kinds: list[str], tmp_path: Path) -> list[str]:
+    """The reports of `in_worlds`."""
+
     async def live(batch: Batch) -> None:
         async with open_storm(batch.runtime, batch.seed, tmp_path / batch.seed.rpartition("/")[2]) as storm:
             await storm.program.start()
@@ -59,7 +68,7 @@ async def _die(config: pytest.Config, name: str, runtime: str, kinds: list[str],
             if violations := await storm.end():
                 batch.broken(batch.kinds[-1], violations, storm.log)
 
-    await in_worlds(config, name, runtime, kinds, live)
+    return await in_worlds(config, name, runtime, kinds, live)
 
 
 async def _kill_bot(storm: Storm) -> bool:
@@ -74,7 +83,7 @@ async def _kill_bot(storm: Storm) -> bool:
     if point:
         for _ in range(3):
             await _until_dead_or_done(storm)
-            if ".close" in point:
+            if ".close" in point or ".rest:" in point:
                 await program.dies(within=8)  # when a session falls asleep
             if not program.alive:
                 break

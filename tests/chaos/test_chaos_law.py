@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import schema
 from law import Law
 
-from migrations import upgrade
 from simulator.model import Request, ScriptedModel
 from simulator.slack import SlackSimulator
 
@@ -108,7 +108,7 @@ def _button() -> dict[str, Any]:
 async def run(tmp_path: Path) -> AsyncIterator[Run]:
     share_dir = tmp_path / "data"
     share_dir.mkdir()
-    await upgrade(f"sqlite://{share_dir / 'db.sqlite'}")
+    await schema.migrated(f"sqlite://{share_dir / 'db.sqlite'}")
     async with SlackSimulator() as slack, ScriptedModel() as model:
         made = Run(slack, model, share_dir)
         await made.make()

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from postgres import postgres_dsn, postgres_server  # noqa: F401 - fixtures
 
-import migrations
-from sessions.db import Database, open_database
+from sessions.db import Database
 from sessions.errors import StoreUnavailable
 from sessions.housekeeping import Housekeeping
 from sessions.leases import Leases
@@ -21,21 +17,6 @@ from sessions.tables import amendments, firings
 from sessions.types import Prompt, Session, ThreadId
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def dsn(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite://{tmp_path}/db.sqlite"
-    return str(request.getfixturevalue("postgres_dsn"))
-
-
-@pytest.fixture
-async def db(dsn: str) -> AsyncIterator[Database]:
-    await migrations.upgrade(dsn)
-    db = open_database(dsn)
-    yield db
-    await db.close()
 
 
 async def session(db: Database) -> Session:

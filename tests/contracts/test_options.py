@@ -5,23 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
-from postgres import postgres_dsn, postgres_server  # noqa: F401 - fixtures
 
-import migrations
 from sessions.db import Database, open_database
 from sessions.options import Level, Options
 from sessions.store import Store
 from sessions.types import Prompt, Session, SessionId, ThreadId
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def dsn(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite://{tmp_path}/db.sqlite"
-    return str(request.getfixturevalue("postgres_dsn"))
 
 
 @asynccontextmanager
@@ -35,7 +25,6 @@ async def opened(dsn: str) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def db(dsn: str) -> AsyncIterator[Database]:
-    await migrations.upgrade(dsn)
     async with opened(dsn) as database:
         yield database
 

@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from postgres import postgres_dsn, postgres_server  # noqa: F401 - fixtures
 
-import migrations
 from bot.store import Reacted, ReactionStore, reactions
-from sessions.db import Database, open_database
+from sessions.db import Database
 from sessions.options import options
 from sessions.store import Store
 from sessions.tables import metadata
 from sessions.types import Done, Prompt, ThreadId, Turn, TurnState
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def dsn(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite://{tmp_path}/db.sqlite"
-    return str(request.getfixturevalue("postgres_dsn"))
-
-
-@pytest.fixture
-async def db(dsn: str) -> AsyncIterator[Database]:
-    await migrations.upgrade(dsn)
-    database = open_database(dsn)
-    yield database
-    await database.close()
 
 
 async def a_turn(store: Store) -> Turn:

@@ -20,6 +20,7 @@ from waiting import until
 
 from worklets import sockets
 from worklets.docker import DockerRuntime
+from worklets.dockerweaknesses import admitted
 from worklets.errors import ImageMissing, RuntimeUnavailable, WorkletError, WorkletStartFailed
 from worklets.identity import Identity
 from worklets.local import LocalRuntime
@@ -419,7 +420,7 @@ async def test_a_container_is_sealed(docker: DockerRuntime) -> None:
                  "uid:1000:1000", "core:0", "files:16384"):  # fmt: skip
         assert fact in seen.splitlines(), f"{fact} in\n{seen}"
     assert "\n3\n" in seen, "three refusals to write on the root"
-    assert "init:docker-init" in seen or "init:tini" in seen
+    assert "init:python3" in seen, "the relay, which the kernel keeps signals from"
 
 
 @pytest.mark.docker
@@ -450,7 +451,7 @@ async def test_a_container_has_its_limits_and_only_constant_labels(docker: Docke
     host = facts[0]["HostConfig"]
     assert host["Memory"] == host["MemorySwap"] == 1 << 30
     assert (host["NanoCpus"], host["PidsLimit"]) == (1_500_000_000, 200)
-    assert host["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "5m", "max-file": "2"}}
+    assert host["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "5242880", "max-file": "2"}}
     assert host["RestartPolicy"]["Name"] in ("", "no")
     assert host["NetworkMode"] == "none"
     ours = [{k: v for k, v in f["Config"]["Labels"].items() if k in ("flow.instance", "flow.spec")} for f in facts]
@@ -458,6 +459,58 @@ async def test_a_container_has_its_limits_and_only_constant_labels(docker: Docke
     assert ours[0] == ours[1], "labels name no thread"
     assert stat.S_IMODE(first.run_dir.stat().st_mode) == 0o700
     assert stat.S_IMODE(first.run_dir.parent.parent.stat().st_mode) == 0o700
+    # What stands ready can be given lower limits while it runs, and no higher ones; the other one keeps its own.
+    assert await docker.resize("one", memory=700 << 20, cpus=0.5, pids=90)
+    assert _limits(first.id) == (700 << 20, 700 << 20, 500_000_000, 90)
+    assert await docker.resize("one", memory=8 << 30, cpus=64, pids=9_000)
+    assert await docker.resize("one", memory=None, cpus=0.001, pids=None)
+    assert _limits(first.id) == (1 << 30, 1 << 30, 10_000_000, 200)
+    assert not await docker.resize("one", memory=docker.least_memory - 1, cpus=None, pids=None)
+    assert not await docker.resize("nobody", memory=700 << 20, cpus=None, pids=None)
+    assert _limits(first.id)[0] == _limits(second.id)[0] == 1 << 30
+
+
+def _limits(container: str) -> tuple[int, int, int, int]:
+    facts = json.loads(subprocess.run(["docker", "inspect", container], capture_output=True, timeout=60).stdout)
+    host = facts[0]["HostConfig"]
+    return host["Memory"], host["MemorySwap"], host["NanoCpus"], host["PidsLimit"]
+
+
+@pytest.mark.docker
+async def test_a_container_is_run_by_the_wanted_oci_runtime(tmp_path: Path) -> None:
+    made = {
+        "share_dir": tmp_path / "data",
+        "identity": Identity.load(tmp_path / "data"),
+        "memory": 256 << 20,
+        "cpus": 1,
+    }
+    image = await worklet_image()
+    unknown = DockerRuntime(**made, image=image, oci_runtime="flow-no-such-runtime")
+    named = DockerRuntime(**made, image=image, oci_runtime="runc")
+    try:
+        with pytest.raises(WorkletStartFailed, match=r"no runtime flow-no-such-runtime; it has .*runc") as told:
+            await unknown.check()
+        assert "FLOW_WORKLET_RUNTIME" in told.value.sentence()
+        with pytest.raises(WorkletStartFailed, match="untime"):
+            await unknown.start(spec(name="runs"))
+        await named.check()
+        assert await named.weaknesses() == []
+        worklet = await named.start(spec(name="runs"))
+        shown = subprocess.run(["docker", "inspect", worklet.id], capture_output=True, timeout=20, check=True).stdout
+        assert json.loads(shown)[0]["HostConfig"]["Runtime"] == "runc"
+        assert json.loads(shown)[0]["HostConfig"]["ShmSize"] == 32 << 20, "an eighth of its memory"
+    finally:
+        await named.remove("runs", grace=0)
+        await named.remove_volume("runs")
+        await named.close()
+        await unknown.close()
+
+
+def test_what_an_engine_does_not_hold_worklets_to_is_told() -> None:
+    assert admitted({"SecurityOptions": ["name=seccomp,profile=default"], "MemoryLimit": True}) == []
+    assert len(admitted({"SecurityOptions": ["name=seccomp,profile=unconfined"]})) == 1
+    found = admitted({"SecurityOptions": ["name=rootless"], "PidsLimit": False, "CpuCfsQuota": True})
+    assert found == ["processes of worklets cannot be limited", "no system calls are kept from worklets (seccomp)"]
 
 
 @pytest.mark.docker

@@ -7,23 +7,21 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from postgres import postgres_dsn, postgres_server  # noqa: F401 - fixtures
 
 import migrations
 from sessions.db import Database, open_database
 from sessions.errors import LeaseLost, SessionError, SessionNotFound
 from sessions.store import Store
 from sessions.tables import metadata
-from sessions.transcript import Transcript
+from sessions.transcript import REMARKS, Transcript
 from sessions.types import Done, Failed, Interrupted, Prompt, SessionId, SessionState, ThreadId, TurnState, outcome_of
-from worklets.events import AgentReady, Position, Text, ToolStarted, TurnEnded, Usage
+from worklets.events import AgentReady, Position, Remark, Restarted, Text, ToolStarted, TurnEnded, Usage
 
 THREAD = ThreadId("T1", "C1", "1700000000.000100")
 
@@ -38,20 +36,6 @@ class Clock:
 
     def __call__(self) -> datetime:
         return self.now
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def dsn(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite://{tmp_path}/db.sqlite"
-    return str(request.getfixturevalue("postgres_dsn"))
-
-
-@pytest.fixture
-async def db(dsn: str) -> AsyncIterator[Database]:
-    assert await migrations.upgrade(dsn)
-    async with opened(dsn) as database:
-        yield database
 
 
 @asynccontextmanager
@@ -278,6 +262,12 @@ async def test_transcript_and_position_are_stored_together(store: Store, db: Dat
     assert [e.event for e in await transcript.read(made.session.id, after=entries[1].cursor)] == [said[2], ended]
     assert len(await transcript.read(made.session.id, turn_id=made.turn.id, limit=2)) == 2
     assert await transcript.ended(made.turn.id) == ended
+    at = Position(f"{REMARKS}{made.turn.id}", 1)  # hosts that were blocked are told after the end
+    await transcript.append(lease, [(made.turn.id, Remark("Flow blocked a host: x."))], at=at, position=None)
+    assert await transcript.ended(made.turn.id) == ended
+    at = Position("e3", 0)
+    await transcript.append(lease, [(made.turn.id, Restarted("again"))], at=at, position=None)
+    assert await transcript.ended(made.turn.id) is None
     assert await transcript.stored_until(made.session.id, "e1") == 4
     assert await transcript.stored_until(made.session.id, "e2") == 0
 

@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from postgres import postgres_dsn, postgres_server  # noqa: F401 - fixtures
+from alembic import command
+from alembic.config import Config
 
 import migrations
 from sessions.asks import Ask, AskClosedAlready, AskKind, AskState, Decision, ask_id
-from sessions.askstore import audit, channel_scope
+from sessions.askstore import audit
 from sessions.db import open_database
 from sessions.errors import LeaseLost
 from sessions.leases import Lease
+from sessions.rulestore import channel_scope
 from sessions.store import Store
 from sessions.types import Prompt, ThreadId, Turn
 
@@ -27,16 +29,8 @@ HOUR = timedelta(hours=1)
 YES, NO = Decision("allow", answers={"Which?": "\ud83c\udf89"}), Decision("deny", message="no")
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def dsn(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite://{tmp_path}/db.sqlite"
-    return str(request.getfixturevalue("postgres_dsn"))
-
-
 @pytest.fixture
 async def store(dsn: str) -> AsyncIterator[Store]:
-    await migrations.upgrade(dsn)
     db = open_database(dsn, exclusive=False)
     try:
         yield Store(db, lambda: NOW)
@@ -161,10 +155,35 @@ async def test_rules(store: Store) -> None:
     await store.asks.open(lease, ask)
     await store.asks.decide(ask.id, Decision("allow", scope="channel"), "U1", NOW)
     channel = ("channel", channel_scope("T1", "C1"))
-    (rule,) = await store.asks.rules([channel, ("session", turn.session_id)])
+    (rule,) = await store.asks.rules.of([channel, ("session", turn.session_id)])
     assert (rule.rule, rule.behavior, rule.by, rule.scope_id) == ("Bash(touch *)", "allow", "U1", "T1/C1")
-    await store.asks.add_rule("channel", "T1/C1", "allow", "Bash(touch *)", "U2", NOW)
-    assert await store.asks.rules([channel]) == [rule], "the first who said so stays"
-    assert await store.asks.rules([("channel", "T1/C2")]) == []
-    assert await store.asks.remove_rule(rule.id) == rule
-    assert await store.asks.rules([channel]) == []
+    await store.asks.rules.add("channel", "T1/C1", "allow", "Bash(touch *)", "U2", NOW)
+    assert await store.asks.rules.of([channel]) == [rule], "the first who said so stays"
+    assert await store.asks.rules.of([("channel", "T1/C2")]) == []
+    assert await store.asks.rules.remove(rule.id) == rule
+    assert await store.asks.rules.of([channel]) == []
+    for tool_id, server in (("t2", "own:one"), ("t3", "own:another"), ("t4", "own:one")):
+        mcp = replace(an_ask(turn, tool_id, tool_id), suggestions=("mcp__db__drop",), servers={"mcp__db__drop": server})
+        stored, _ = await store.asks.open(lease, mcp)
+        assert stored.ask.servers == mcp.servers
+        await store.asks.decide(mcp.id, Decision("allow", scope="channel"), "U1", NOW)
+    found = await store.asks.rules.of([channel])
+    assert sorted(one.server for one in found) == ["own:another", "own:one"], "each server once"
+
+
+def migrated_to(connection: sa.Connection, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.attributes["connection"] = connection
+    (command.upgrade if revision == "head" else command.downgrade)(config, revision)
+
+
+async def test_a_database_of_an_earlier_flow_keeps_its_rules(store: Store) -> None:
+    await store.asks.rules.add("channel", "T1/C1", "allow", "mcp__db__drop", "U1", NOW)
+    async with store.db.transaction() as connection:
+        await connection.run_sync(lambda sync: migrated_to(sync, "0020"))
+        names = (await connection.execute(sa.text("SELECT * FROM rules"))).keys()
+        assert "server" not in names
+        await connection.run_sync(lambda sync: migrated_to(sync, "head"))
+    (rule,) = await store.asks.rules.of([("channel", "T1/C1")])
+    assert (rule.rule, rule.server) == ("mcp__db__drop", "")

@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from postgres import postgres_dsn, postgres_server  # noqa: F401 - fixtures
 from waiting import until
 
-import migrations
 from sessions.db import Database, open_database
 from sessions.edits import Edited, one_by_one
 from sessions.errors import LeaseLost, SessionNotFound
@@ -37,16 +34,8 @@ THREAD = ThreadId("T1", "C1", "1700000000.000100")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def dsn(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite://{tmp_path}/db.sqlite"
-    return str(request.getfixturevalue("postgres_dsn"))
-
-
 @pytest.fixture
 async def store(dsn: str) -> AsyncIterator[Store]:
-    await migrations.upgrade(dsn)
     db = open_database(dsn, exclusive=False)
     try:
         yield Store(db, lambda: NOW)
@@ -216,10 +205,9 @@ async def test_half_an_emoji_hinders_nothing(store: Store) -> None:
 
 
 @pytest.mark.postgres
-async def test_an_edit_and_its_message_wait_for_each_other(postgres_dsn: str) -> None:  # noqa: F811 - a fixture
+async def test_an_edit_and_its_message_wait_for_each_other(newest_postgres: str) -> None:
     """Each looks for the other, and would not see what is not committed."""
-    await migrations.upgrade(postgres_dsn)
-    db = open_database(postgres_dsn, exclusive=False)
+    db = open_database(newest_postgres, exclusive=False)
     store, ts = Store(db, lambda: NOW), "1700000001.000000"
     try:
         for say in (store.submit(prompt(ts)), amend(store, ts, "edited", "1700000002.000000")):

@@ -7,11 +7,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import schema
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from postgres import postgres_dsn, postgres_server  # noqa: F401 - fixtures
 
-import migrations
 from bot.filestore import SentFiles, files
 from sessions.db import Database, open_database
 from sessions.edits import Edited
@@ -34,16 +33,8 @@ class Clock:
         return self.now
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def dsn(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite://{tmp_path}/db.sqlite"
-    return str(request.getfixturevalue("postgres_dsn"))
-
-
 @pytest.fixture
 async def db(dsn: str) -> AsyncIterator[Database]:
-    await migrations.upgrade(dsn)
     db = open_database(dsn, exclusive=False)
     try:
         yield db
@@ -136,7 +127,7 @@ async def test_one_process_at_a_time_carries_a_file(db: Database, store: Store) 
 
 async def test_where_one_process_has_the_database_a_dead_ones_claim_counts_for_nothing(tmp_path: Path) -> None:
     dsn = f"sqlite://{tmp_path}/db.sqlite"
-    await migrations.upgrade(dsn)
+    await schema.migrated(dsn)
     db = open_database(dsn)
     try:
         turn_id = await asked(Store(db, lambda: NOW))

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from pathlib import Path
 
-import pytest
-from postgres import postgres_dsn, postgres_server  # noqa: F401 - fixtures
-
-import migrations
 from bot.held import Held, HeldStore
 from config.settings import LimitSettings
 from sessions.asks import Ask, AskId, AskKind, AskState
 from sessions.budgets import Budgets
 from sessions.costs import Costs, Spending
-from sessions.db import Database, open_database
+from sessions.db import Database
 from sessions.store import Store
 from sessions.transcript import Transcript
 from sessions.types import Prompt, Submitted, ThreadId
@@ -23,23 +17,6 @@ from worklets.events import Position, Spent, TurnEnded, Usage
 
 NOW = datetime(2026, 3, 31, 23, 59, tzinfo=UTC)
 DAY = "2026-03-31"
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def dsn(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite://{tmp_path}/db.sqlite"
-    return str(request.getfixturevalue("postgres_dsn"))
-
-
-@pytest.fixture
-async def db(dsn: str) -> AsyncIterator[Database]:
-    await migrations.upgrade(dsn)
-    database = open_database(dsn)
-    try:
-        yield database
-    finally:
-        await database.close()
 
 
 async def begun(db: Database, number: int = 1, user_id: str = "U1") -> Submitted:

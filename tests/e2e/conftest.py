@@ -1,57 +1,58 @@
-"""Each story runs twice: with worklets in Docker, and with worklets as plain processes."""
+"""Each story runs twice: with worklets in Docker, and with worklets as plain processes.
+
+Stories in which the runtime makes no difference (marked `one_runtime`) run once: with Docker where an engine is.
+The contract suite, and the stories in which worklets die and sleep, hold the two runtimes to one behaviour.
+"""
 
 from __future__ import annotations
 
-import os
-import signal
+import functools
+import shutil
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from images import worklet_image
-from world import API_KEY, ROOT, Program, World, remove_worklets
-
-from simulator.model import ScriptedModel
-from simulator.slack import SlackSimulator
+import pytest_asyncio
+from world import World, open_world
 
 
-@pytest.fixture(params=["local", pytest.param("docker", marks=pytest.mark.docker)])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    named = (mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if "runtime" not in metafunc.fixturenames or "runtime" in named:
+        return
+    docker = pytest.param("docker", marks=pytest.mark.docker)
+    if metafunc.definition.get_closest_marker("one_runtime"):
+        metafunc.parametrize("runtime", [docker if has_docker() else "local"], indirect=True)
+    else:
+        metafunc.parametrize("runtime", ["local", docker], indirect=True)
+
+
+@functools.cache
+def has_docker() -> bool:
+    """Whether an engine answers."""
+    if not shutil.which("docker"):
+        return False
+    return (
+        subprocess.run(["docker", "version", "-f", "{{.Server.Version}}"], capture_output=True, timeout=20).returncode
+        == 0
+    )
+
+
+@pytest.fixture(scope="module")
 def runtime(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture
 async def world(runtime: str, tmp_path: Path) -> AsyncIterator[World]:
-    if runtime == "docker":
-        await worklet_image()
-    manifest = ROOT / "manifest.yml"
-    async with (
-        SlackSimulator(manifest=manifest, retry_delays=(0, 2, 4, 8)) as slack,
-        ScriptedModel(api_key=API_KEY) as model,
-    ):
-        share_dir = tmp_path / "data"
-        env = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(tmp_path),
-            "PYTHONPATH": str(ROOT),
-            "PYTHONUNBUFFERED": "1",
-            "SLACK_APP_TOKEN": slack.app_token,
-            "SLACK_BOT_TOKEN": slack.bot_token,
-            "SLACK_API_URL": slack.api_url,
-            "SLACK_BOT_DEBUG": "true",
-            "ANTHROPIC_API_KEY": API_KEY,
-            "ANTHROPIC_BASE_URL": model.url,
-            "FLOW_SHARE_DIR": str(share_dir),
-            "FLOW_HTTP_PORT": "0",
-            "FLOW_RUNTIME": runtime,
-            "FLOW_LOCAL_REPOSITORIES": "true",
-            "FLOW_GRACE": "1s",
-        }
-        program = Program(env, tmp_path)
-        world = World(slack, model, program, runtime, share_dir)
-        try:
-            yield world
-        finally:
-            if program.process and program.process.returncode is None:
-                await program.end(signal.SIGKILL)
-            await remove_worklets(world)
+    async with open_world(runtime, tmp_path) as world:
+        yield world
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_world(runtime: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    """For a module whose stories need nothing but a Flow that runs."""
+    async with open_world(runtime, tmp_path_factory.mktemp("shared")) as world:
+        await world.program.start(FLOW_MAX_SESSIONS="40")
+        yield world

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import signal
 
+import pytest
 from world import World
+
+pytestmark = pytest.mark.one_runtime
 
 WORK = r"""@Flow BASH printf 'one\ntwo\n'
 BASH echo broken; exit 3

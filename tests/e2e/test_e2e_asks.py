@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from world import World
 
+pytestmark = pytest.mark.one_runtime
+
 
 def message(world: World, root: str, words: str) -> dict[str, Any]:
     """The thread's last message with these words."""
@@ -23,6 +25,11 @@ async def killed(world: World, root: str, words: str) -> dict[str, Any]:
     await world.program.end(signal.SIGKILL)
     await world.program.start()
     return asked
+
+
+def listing(world: World) -> list[dict[str, Any]]:
+    """Answers to the word `rules`, as they stand."""
+    return [m for m in world.slack.ephemerals("jonas") if "what Claude may do" in str(m).replace("What", "what")]
 
 
 def one_after_another(world: World, root: str, *words: str) -> None:
@@ -49,6 +56,16 @@ async def test_a_permission_survives_a_kill_and_is_remembered(world: World) -> N
     await world.slack.post("maya", "general", "BASH touch made && ls\nSAY Once more.", thread_ts=root)
     await world.settled(root, "Once more.")
     assert not any("[Allow once]" in text for text in world.thread(root)[1:]), "it was asked again"
+    # Taken back by anybody, it is asked for again.
+    await world.slack.post("jonas", "general", "@Flow rules", thread_ts=root)
+    listed = (await world.slack.wait_for(lambda: listing(world)))[-1]
+    assert "`Bash(touch made &amp;&amp; ls)`: allowed without asking in all threads of the channel, by" in str(listed)
+    await world.slack.click("jonas", listed, "rule_revoke_1")
+    await world.slack.wait_for(lambda: "Nobody has decided in this thread" in str(listing(world)[-1]))
+    await world.slack.post("maya", "general", "BASH touch made && ls\nSAY Asked again.", thread_ts=root)
+    await world.see(root, "[Allow once]")
+    await world.slack.click("maya", message(world, root, "[Allow once]"), "ask_allow_once")
+    await world.settled(root, "Asked again.")
     await world.slack.post("maya", "general", "BASH touch other\nSAY So be it.", thread_ts=root)
     await world.see(root, "[Allow once]")
     await world.slack.click("maya", message(world, root, "[Allow once]"), "ask_deny_why")

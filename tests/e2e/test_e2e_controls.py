@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from waiting import until
 from world import World
+
+pytestmark = pytest.mark.one_runtime
 
 
 async def told(world: World, user: str, words: str) -> str:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from world import API_KEY, FOOTER, World
+
+pytestmark = [pytest.mark.one_runtime, pytest.mark.asyncio(loop_scope="module")]
+
+
+@pytest.fixture
+def world(shared_world: World) -> World:
+    return shared_world
 
 
 async def test_a_slash_command_opens_a_thread_and_its_answer_streams_below(world: World) -> None:
-    await world.program.start()
     result = await world.slack.command("maya", "general", "/flow", "WORDS 120 40")
     assert result.ok
     root = await world.root("WORDS 120")
@@ -25,7 +32,6 @@ async def test_a_slash_command_opens_a_thread_and_its_answer_streams_below(world
 
 
 async def test_replies_continue_the_conversation_with_its_context(world: World) -> None:
-    await world.program.start()
     await world.slack.command("maya", "general", "/flow", "SAY the first answer")
     root = await world.root("the first answer")
     await world.settled(root, "the first answer")
@@ -36,7 +42,6 @@ async def test_replies_continue_the_conversation_with_its_context(world: World) 
 
 
 async def test_a_mention_starts_one_session_and_one_turn(world: World) -> None:
-    await world.program.start()
     ts = await world.slack.post("maya", "general", "@Flow SAY hello to the mention")
     await world.settled(ts, "hello to the mention")
     assert len(world.thread(ts)) == 2
@@ -44,7 +49,6 @@ async def test_a_mention_starts_one_session_and_one_turn(world: World) -> None:
 
 
 async def test_a_direct_message_is_a_conversation(world: World) -> None:
-    await world.program.start()
     dm = world.slack.dm("maya").id
     ts = await world.slack.post("maya", dm, "SAY just between us")
     await world.settled(ts, "just between us", channel=dm)
@@ -53,7 +57,6 @@ async def test_a_direct_message_is_a_conversation(world: World) -> None:
 
 
 async def test_what_does_not_address_the_bot_starts_nothing(world: World) -> None:
-    await world.program.start()
     plain = await world.slack.post("maya", "general", "SAY nobody asked the bot")
     await world.slack.post("jonas", "general", "SAY neither here", thread_ts=plain)
     asked = await world.slack.post("maya", "general", "@Flow SAY addressed")
@@ -66,7 +69,6 @@ async def test_what_does_not_address_the_bot_starts_nothing(world: World) -> Non
 
 
 async def test_two_threads_work_at_once_and_do_not_mix(world: World) -> None:
-    await world.program.start()
     first = await world.slack.post("maya", "general", "@Flow HOLD one\nSAY first thread done")
     await world.model.held("one")
     second = await world.slack.post("jonas", "engineering", "@Flow SAY second thread done")
@@ -78,7 +80,6 @@ async def test_two_threads_work_at_once_and_do_not_mix(world: World) -> None:
 
 
 async def test_a_reply_while_claude_works_waits_its_turn_and_says_so(world: World) -> None:
-    await world.program.start()
     ts = await world.slack.post("maya", "general", "@Flow HOLD it\nSAY the long one")
     await world.model.held("it")
     await world.slack.post("jonas", "general", "SAY the next one", thread_ts=ts)
@@ -92,7 +93,6 @@ async def test_a_reply_while_claude_works_waits_its_turn_and_says_so(world: Worl
 
 
 async def test_tools_show_what_they_do_and_how_they_end(world: World) -> None:
-    await world.program.start()
     ts = await world.slack.post("maya", "general", "@Flow BASH echo made > made.txt && exit 3\nSAY after the tool")
     answer = await world.settled(ts, "after the tool")
     assert "echo made" in answer
@@ -101,7 +101,6 @@ async def test_tools_show_what_they_do_and_how_they_end(world: World) -> None:
 
 
 async def test_long_answers_go_on_in_a_next_message_with_fences_closed(world: World) -> None:
-    await world.program.start()
     ts = await world.slack.post("maya", "general", "@Flow CODE 900")
     await world.slack.wait_for(lambda: len(world.thread(ts)) > 2 and FOOTER.search(world.thread(ts)[-1]), 90)
     parts = world.slack.messages("general", thread_ts=ts)[1:]
@@ -114,7 +113,6 @@ async def test_long_answers_go_on_in_a_next_message_with_fences_closed(world: Wo
 
 
 async def test_the_credential_is_nowhere_in_the_worklet(world: World) -> None:
-    await world.program.start()
     # A plain process may look at every other one of its user: there, only what Flow hands over is looked through.
     places = "/proc/*/environ /run/worklet/*" if world.runtime == "docker" else "/proc/self/environ"
     find = f"grep -laE 'never-in-a-[c]ontainer|xoxb-|xapp-' {places} 2>/dev/null | wc -l | sed s/^/found=/"
@@ -129,7 +127,6 @@ async def test_the_credential_is_nowhere_in_the_worklet(world: World) -> None:
 
 
 async def test_help_status_and_sessions_answer_privately(world: World) -> None:
-    await world.program.start()
     for text in ("", "help"):
         await world.slack.command("maya", "general", "/flow", text)
     await world.slack.wait_for(lambda: len(world.slack.ephemerals("maya")) >= 2)
@@ -147,9 +144,8 @@ async def test_help_status_and_sessions_answer_privately(world: World) -> None:
 
 
 async def test_stop_ends_the_turn_and_keeps_what_was_written(world: World) -> None:
-    await world.program.start()
     ts = await world.slack.post("maya", "general", "@Flow WORDS 2000 50")
     await world.see(ts, "word5 ")
     await world.slack.command("maya", "general", "/flow", "stop")
-    stopped = await world.see(ts, "topped", timeout=10)
+    stopped = await world.see(ts, "topped")
     assert "word5 " in stopped

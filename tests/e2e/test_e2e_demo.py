@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +19,17 @@ from world import ROOT
 
 pytestmark = pytest.mark.chromium
 
+#: What a real Flow of the same directory may have: none of it is for the demo.
+REAL = """
+FLOW_DSN=postgresql://nobody@127.0.0.1:9/none
+FLOW_KV_DSN=postgresql://nobody@127.0.0.1:9/none
+SUPABASE_URL=http://127.0.0.1:9
+SUPABASE_ANON_KEY=sb_publishable_x
+FLOW_USERS=U999
+FLOW_CHANNELS=C999
+FLOW_ANSWERERS=approvers
+FLOW_APPROVERS=U999
+"""
 SCREENSHOTS = ROOT / "build/screenshots"
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
@@ -25,6 +37,7 @@ QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 
 @pytest.mark.parametrize("runtime", ["local", pytest.param("docker", marks=pytest.mark.docker)])
 async def test_a_new_user_types_into_the_demo_and_sees_the_answer_grow(runtime: str, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(REAL)
     async with _demo(runtime, tmp_path) as url, _browser() as page:
         await page.goto(url)
         await page.get_by_test_id("composer").fill("/flow SAY hello from the scripted model")
@@ -41,6 +54,11 @@ async def test_a_new_user_types_into_the_demo_and_sees_the_answer_grow(runtime: 
         await expect(last).to_contain_text("word200", timeout=60_000)
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         await page.screenshot(path=SCREENSHOTS / f"demo-{runtime}.png")
+        # README's commands beside it: the session that answered, and its store.
+        listed = await _flow(tmp_path, "sessions", "list")
+        assert len(listed.splitlines()) == 2
+        session = listed.splitlines()[1].split()[0]
+        assert "backend      sqlite" in await _flow(tmp_path, "kv", "stats", "--worklet", session)
 
 
 async def test_a_second_demo_in_the_same_place_leaves_the_first_alone(tmp_path: Path) -> None:
@@ -52,6 +70,17 @@ async def test_a_second_demo_in_the_same_place_leaves_the_first_alone(tmp_path: 
         assert second.returncode == 1
         assert "Another Flow is running" in said.decode()
         assert (tmp_path / "data/demo/db.sqlite").exists()
+
+
+async def _flow(cwd: Path, *words: str) -> str:
+    """stdout of `flow …` beside the demo."""
+    beside = {"FLOW_SHARE_DIR": "data/demo", "FLOW_DSN": "sqlite://data/demo/db.sqlite", "FLOW_KV": "sqlite"}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bot", *words, cwd=cwd, env=_env("local", cwd) | beside, stdout=subprocess.PIPE
+    )
+    said, _ = await process.communicate()
+    assert process.returncode == 0
+    return said.decode()
 
 
 def _env(runtime: str, cwd: Path) -> dict[str, str]:
@@ -71,6 +100,12 @@ async def _demo(runtime: str, cwd: Path) -> AsyncIterator[str]:
             line = (await process.stdout.readline()).decode()
             assert line, f"the demo ended:\n{said}"
             said += line
+        while "Ctrl-C" not in said:
+            said += (await process.stdout.readline()).decode()
+    assert "Key-value store: SQLite in data/demo." in said
+    http = re.search(r"HTTP, health, key-value store: (http://127\.0\.0\.1:\d+/)", said)
+    assert http is not None
+    assert (await asyncio.to_thread(urllib.request.urlopen, f"{http[1]}health")).status == 200
     rest = asyncio.create_task(process.stdout.read())
     try:
         yield found[1]

@@ -8,7 +8,10 @@ import struct
 import zlib
 from typing import Any
 
+import pytest
 from world import World
+
+pytestmark = pytest.mark.one_runtime
 
 
 def png(width: int = 8, height: int = 8) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
 from waiting import until
 from world import World, containers, end_worklets
 
@@ -22,6 +23,7 @@ def journal(world: World) -> str:
     return "".join(file.read_text(errors="replace") for file in files)
 
 
+@pytest.mark.one_runtime
 async def test_a_killed_program_costs_no_second_request(world: World) -> None:
     await world.program.start()
     ts = await world.slack.post("maya", "general", "@Flow WORDS 40 50\nHOLD away\nSAY the end of it")
@@ -56,6 +58,7 @@ async def test_a_killed_gateway_is_started_again_and_the_answer_comes_once(world
     assert body["gateway"]["pid"] == holder(world.share_dir)
 
 
+@pytest.mark.one_runtime
 async def test_nothing_is_left_when_program_and_worklets_have_ended(world: World) -> None:
     await world.program.start()
     ts = await world.slack.post("maya", "general", "@Flow SAY all is well")

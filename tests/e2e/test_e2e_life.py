@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 
+import pytest
 from waiting import until
 from world import World, containers
 
@@ -23,6 +24,7 @@ async def test_a_session_sleeps_and_wakes_with_its_whole_context(world: World) -
     assert "kept" in str(world.model.requests[-1].body), "the workspace must have survived"
 
 
+@pytest.mark.one_runtime
 async def test_a_stopped_program_goes_on_in_the_same_message(world: World) -> None:
     await world.program.start()
     ts = await world.slack.post("maya", "general", "@Flow WORDS 150 100")
@@ -36,6 +38,7 @@ async def test_a_stopped_program_goes_on_in_the_same_message(world: World) -> No
     assert len(world.thread(ts)) == 2, "the answer must stay in one message"
 
 
+@pytest.mark.one_runtime
 async def test_a_killed_program_loses_nothing_and_answers_once(world: World) -> None:
     await world.program.start()
     ts = await world.slack.post("maya", "general", "@Flow HOLD here\nSAY the end of it")
@@ -67,6 +70,7 @@ async def test_a_killed_container_is_replaced_and_the_turn_answered(world: World
     await world.settled(ts, "SAY first")
 
 
+@pytest.mark.one_runtime
 async def test_the_next_session_waits_for_a_place_and_says_so(world: World) -> None:
     await world.program.start(FLOW_MAX_SESSIONS="1")
     first = await world.slack.post("maya", "general", "@Flow HOLD place\nSAY one is done")
@@ -78,6 +82,7 @@ async def test_the_next_session_waits_for_a_place_and_says_so(world: World) -> N
     await world.settled(second, "two is done")
 
 
+@pytest.mark.one_runtime
 async def test_a_repository_comes_into_the_workspace_and_a_wrong_one_is_told(world: World) -> None:
     repository = world.share_dir.parent / "origin"
     git = ["git", "-c", "user.name=T", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main"]
@@ -103,6 +108,7 @@ async def test_a_repository_comes_into_the_workspace_and_a_wrong_one_is_told(wor
     assert "Traceback" not in answer
 
 
+@pytest.mark.one_runtime
 async def test_health_tells_each_part_and_sigterm_drains(world: World) -> None:
     await world.program.start()
     status, body = await world.program.health()
@@ -116,6 +122,7 @@ async def test_health_tells_each_part_and_sigterm_drains(world: World) -> None:
     assert await world.program.end(signal.SIGTERM) == 0
 
 
+@pytest.mark.one_runtime
 async def test_flow_sessions_shows_and_stops(world: World) -> None:
     await world.program.start()
     ts = await world.slack.post("maya", "general", "@Flow HOLD cli\nSAY unreachable")

@@ -9,6 +9,8 @@ import pytest
 from waiting import until
 from world import World
 
+pytestmark = pytest.mark.one_runtime
+
 LINES = 1_900
 PROMPT = f"""SLOW 1
 SAY # A long way\\n\\n| step | does |\\n|---|---|\\n| one | begins |\\n\\n

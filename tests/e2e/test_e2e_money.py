@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from world import World
 
+pytestmark = pytest.mark.one_runtime
+
 
 def message(world: World, root: str, words: str) -> dict[str, Any]:
     """The thread's last message with these words."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from world import World
+
+pytestmark = pytest.mark.one_runtime
 
 
 def message(world: World, root: str, words: str) -> dict[str, Any]:

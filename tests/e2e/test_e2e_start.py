@@ -5,10 +5,7 @@ from __future__ import annotations
 import pytest
 from world import World
 
-
-@pytest.fixture
-def runtime() -> str:
-    return "local"
+pytestmark = pytest.mark.parametrize("runtime", ["local"], indirect=True)
 
 
 @pytest.mark.parametrize(

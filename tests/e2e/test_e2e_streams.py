@@ -5,7 +5,10 @@ from __future__ import annotations
 import signal
 from typing import Any
 
+import pytest
 from world import World
+
+pytestmark = pytest.mark.one_runtime
 
 SECRET = "word40 word41"  # comes from the model in two pieces
 

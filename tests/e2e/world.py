@@ -13,11 +13,15 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import schema
+from forked import ForkedProcess, fork
+from images import IMAGE, worklet_image
 from waiting import until
 
 from simulator.model import ScriptedModel
@@ -29,11 +33,14 @@ API_KEY = "sk-ant-real-secret-never-in-a-container"
 
 @dataclass
 class Program:
-    """`flow serve` as a child process; `output` is all that it printed and logged."""
+    """`flow serve` as a child process; `output` is all that it printed and logged.
+
+    It is forked from a process that has imported it (`forked`); commands, and serves that are to fail, are executed.
+    """
 
     env: dict[str, str]
     cwd: Path
-    process: asyncio.subprocess.Process | None = None
+    process: asyncio.subprocess.Process | ForkedProcess | None = None
     output: list[str] = field(default_factory=list)
     url: str = ""
     _reading: asyncio.Task[None] | None = None
@@ -42,17 +49,14 @@ class Program:
         """Starts it and waits until it says that it is ready."""
         await self.spawn(**changes)
         seen = len(self.output)
-        await until(lambda: self._ready(seen), timeout=30, what="flow serve to be ready:\n" + "".join(self.output))
+        await until(lambda: self._ready(seen), timeout=120, what="flow serve to be ready:\n" + "".join(self.output))
 
     async def spawn(self, **changes: str) -> None:
         self.url = ""
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "bot", "serve", env={**self.env, **changes}, cwd=self.cwd,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+        self.process = await fork(["-m", "bot", "serve"], {**self.env, **changes}, self.cwd)
         self._reading = asyncio.create_task(self._read(self.process))
 
-    async def _read(self, process: asyncio.subprocess.Process) -> None:
+    async def _read(self, process: asyncio.subprocess.Process | ForkedProcess) -> None:
         assert process.stdout
         async for line in process.stdout:
             self.output.append(line.decode())
@@ -104,7 +108,7 @@ class World:
         return [self.slack.visible_text(m) for m in self.slack.messages(channel, thread_ts=root_ts, user=user)]
 
     async def see(
-        self, root_ts: str, text: str, channel: str = "general", user: str = "maya", timeout: float = 40
+        self, root_ts: str, text: str, channel: str = "general", user: str = "maya", timeout: float = 90
     ) -> str:
         """Waits until a message of the thread below the root shows `text`; the whole message."""
         try:
@@ -116,11 +120,11 @@ class World:
             log = "".join(self.program.output[-60:])
             raise AssertionError(f"{text!r} is not in the thread:\n{thread}\n\nlog:\n{log}") from None
 
-    async def settled(self, root_ts: str, text: str, timeout: float = 40, **where: Any) -> str:
+    async def settled(self, root_ts: str, text: str, timeout: float = 90, **where: Any) -> str:
         """Like `see`, but of the finished message, with its footer."""
         await self.see(root_ts, text, timeout=timeout, **where)
         return await self.slack.wait_for(
-            lambda: next((x for x in self.thread(root_ts, **where)[1:] if text in x and FOOTER.search(x)), ""), 20
+            lambda: next((x for x in self.thread(root_ts, **where)[1:] if text in x and FOOTER.search(x)), ""), 60
         )
 
     async def root(self, contains: str, channel: str = "general", user: str = "maya") -> str:
@@ -133,6 +137,53 @@ class World:
 
 #: How a finished message ends: duration, tokens, cost.
 FOOTER = re.compile(r"\d (s|min|h)\b.* tokens in")
+
+
+def environment(slack: SlackSimulator, model: ScriptedModel, home: Path, runtime: str) -> dict[str, str]:
+    """All that the program needs to run between the two, with its share directory at `home/data`."""
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+        "SLACK_APP_TOKEN": slack.app_token,
+        "SLACK_BOT_TOKEN": slack.bot_token,
+        "SLACK_API_URL": slack.api_url,
+        "SLACK_BOT_DEBUG": "true",
+        "ANTHROPIC_API_KEY": API_KEY,
+        "ANTHROPIC_BASE_URL": model.url,
+        "FLOW_SHARE_DIR": str(home / "data"),
+        "FLOW_HTTP_PORT": "0",
+        "FLOW_RUNTIME": runtime,
+        "FLOW_IMAGE": IMAGE,
+        "FLOW_GRACE": "1s",
+    }
+
+
+@contextlib.asynccontextmanager
+async def open_world(runtime: str, home: Path) -> AsyncIterator[World]:
+    """With a program that is yet to be started; whatever it left running is removed at the end."""
+    if runtime == "docker":
+        await worklet_image()
+    async with (
+        SlackSimulator(manifest=ROOT / "manifest.yml", retry_delays=(0, 2, 4, 8)) as slack,
+        ScriptedModel(api_key=API_KEY) as model,
+    ):
+        share_dir = home / "data"
+        await schema.migrated(f"sqlite://{share_dir / 'db.sqlite'}")  # a first start's migration takes a second
+        env = {
+            **environment(slack, model, home, runtime),
+            "FLOW_LOCAL_REPOSITORIES": "true",
+            "FLOW_POOL_SIZE": "0",
+        }
+        program = Program(env, home)
+        world = World(slack, model, program, runtime, share_dir)
+        try:
+            yield world
+        finally:
+            if program.process and program.process.returncode is None:
+                await program.end(signal.SIGKILL)
+            await remove_worklets(world)
 
 
 async def remove_worklets(world: World) -> None:

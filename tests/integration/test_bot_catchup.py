@@ -7,12 +7,11 @@ import re
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from slack_sdk.web.async_client import AsyncWebClient
-from slackdoor import MANIFEST, Flow, Start, starter
+from slackdoor import MANIFEST, Flow, Start
 from unit.sessions.scripted import ScriptedHost
 from waiting import until
 
@@ -47,16 +46,6 @@ def clock() -> Shifted:
 async def slack(clock: Shifted) -> AsyncIterator[SlackSimulator]:
     async with SlackSimulator(manifest=MANIFEST, retry_delays=(), clock=clock) as running:
         yield running
-
-
-@pytest.fixture
-def host() -> ScriptedHost:
-    return ScriptedHost()
-
-
-@pytest.fixture
-def start(tmp_path: Path, slack: SlackSimulator, host: ScriptedHost) -> Start:
-    return starter(tmp_path, slack, host)
 
 
 def prompts(host: ScriptedHost) -> list[str]:
@@ -130,6 +119,11 @@ async def test_a_stop_of_the_last_minute_counts_and_ends_nothing_asked_later(
         await caught_up(flow, reads + 1)
         (await flow.process("HOLD two")).answer("second done")
         await flow.shows("#general", ts, "second done")
+
+        async def settled() -> bool:
+            return TurnState.RUNNING not in (await turns(flow)).values()
+
+        await until(settled)
         assert await turns(flow) == {"HOLD one": TurnState.INTERRUPTED, "HOLD two": TurnState.DONE}
         assert slack.ephemerals("maya") == []
 

@@ -3,44 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-import pytest
 import sqlalchemy as sa
-from slackdoor import MANIFEST, Flow, Start, starter
-from unit.sessions.scripted import ScriptedHost
+from slackdoor import Flow
 from waiting import until
 
 from bot import controls, forking
 from bot.messages import take
 from bot.threadwords import Word
 from sessions.tables import sessions
-from simulator.slack import SlackSimulator
 from worklets.errors import AgentRefused
-
-
-@pytest.fixture
-async def slack() -> AsyncIterator[SlackSimulator]:
-    async with SlackSimulator(manifest=MANIFEST, retry_delays=(0.1, 0.2, 0.3)) as running:
-        yield running
-
-
-@pytest.fixture
-def host() -> ScriptedHost:
-    return ScriptedHost()
-
-
-@pytest.fixture
-def start(tmp_path: Path, slack: SlackSimulator, host: ScriptedHost) -> Start:
-    return starter(tmp_path, slack, host)
-
-
-@pytest.fixture
-async def flow(start: Start) -> AsyncIterator[Flow]:
-    async with start() as running:
-        yield running
 
 
 async def answered(flow: Flow, text: str = "hello there") -> tuple[str, dict[str, Any]]:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from slackdoor import MANIFEST
 
-from bot.doctor import Finding, find
+from bot.doctor import find
+from bot.doctorfinding import Finding
 from config.settings import load
 from simulator.slack import SlackSimulator
 

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+import schema
 from waiting import until
 
-import migrations
 from bot.answer import Answer
-from bot.delivery import Delivery
-from bot.outbox import Outbox
+from bot.delivery import Delivery, Recipient
+from bot.nativestream import NativeStreams
+from bot.outbox import Outbox, alone
+from bot.parts import FILE
 from bot.renderer import TurnView
 from bot.socket import web_client
 from bot.store import MessageStore, Posted
+from sessions.asks import Ask, AskId, AskKind, AskState
 from sessions.db import Database, open_database
-from sessions.events import Queued, Settled, Started
+from sessions.events import AskOpened, Queued, Settled, Started
 from sessions.store import Store
 from sessions.types import Done, Prompt, SessionId, ThreadId, TurnId
 from simulator.slack import SlackSimulator
@@ -50,7 +54,14 @@ class World:
     delivered: list[TurnId] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
 
-    async def outbox(self, held: Callable[[SessionId], bool] = lambda _: True, store: Any = None) -> Outbox:
+    async def outbox(
+        self,
+        held: Callable[[SessionId], bool] = lambda _: True,
+        store: Any = None,
+        *,
+        delivery: Delivery | None = None,
+        again: Callable[[TurnId], Awaitable[bool]] = alone,
+    ) -> Outbox:
         """One more process that shows turns."""
 
         async def opened(answer: Answer, ts: str) -> None: ...
@@ -62,9 +73,9 @@ class World:
             self.refused.append(sentence)
 
         outbox = Outbox(
-            Delivery(self.client, self.slack.app.bot.bot_id), store or MessageStore(self.database),
+            delivery or Delivery(self.client, self.slack.app.bot.bot_id), store or MessageStore(self.database),
             opened=opened, delivered=delivered, refused=refused, may_show=held, pace=10,
-            clock=lambda: time.monotonic() + self.skipped,
+            clock=lambda: time.monotonic() + self.skipped, again=again,
         )  # fmt: skip
         return await self.stack.enter_async_context(outbox)
 
@@ -114,7 +125,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 @asynccontextmanager
 async def running(path: Path) -> AsyncIterator[World]:
     dsn = f"sqlite://{path}/db.sqlite"
-    await migrations.upgrade(dsn)
+    await schema.migrated(dsn)
     async with SlackSimulator(limit_scale=20) as slack, AsyncExitStack() as stack:
         database = open_database(dsn)
         stack.push_async_callback(database.close)
@@ -214,7 +225,7 @@ async def test_a_row_written_after_the_table_was_read_means_looking_in_slack(wor
     answer = await world.ask("one")
     other = again(answer)
     successor.add(other)  # reads the table: nothing posted
-    await asyncio.wait_for(until(lambda: not successor._entries[other.turn_id].busy), 5)
+    await until(lambda: not successor._entries[other.turn_id].busy)
     outbox.add(answer)
     await until(lambda: world.shown(answer))
     outbox.drop(answer.turn_id)
@@ -497,3 +508,249 @@ async def test_an_answer_is_delivered_without_its_file_where_slack_takes_none(wo
     finish(outbox, answer, LONG_ANSWER)
     await until(lambda: world.delivered == [answer.turn_id], timeout=30)
     assert files(world, answer) == []
+
+
+# ---- calls that come late ----------------------------------------------------------------------------------------
+
+
+class Stalling(Delivery):
+    """Its process stands still just before a call, until `go_on` is set."""
+
+    def __init__(self, client: Any, bot_id: str) -> None:
+        super().__init__(client, bot_id)
+        self.stalls: set[str] = set()  # of these calls
+        self.stands, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def _stall(self, call: str) -> None:
+        if call in self.stalls:
+            self.stands.set()
+            await self.go_on.wait()
+
+    async def post(self, *args: Any) -> str:
+        await self._stall("post")
+        return await super().post(*args)
+
+    async def edit(self, *args: Any) -> None:
+        await self._stall("edit")
+        await super().edit(*args)
+
+    async def delete(self, *args: Any) -> None:
+        await self._stall("delete")
+        await super().delete(*args)
+
+    async def share_file(self, *args: Any) -> bool:
+        await self._stall("share_file")
+        return await super().share_file(*args)
+
+    async def start_stream(self, *args: Any) -> str:
+        await self._stall("start_stream")
+        return await super().start_stream(*args)
+
+
+@dataclass
+class Two:
+    """A process that will stand still, and its successor."""
+
+    world: World
+    first: Outbox
+    delivery: Stalling
+    held: Held
+    successor: Outbox
+    again: list[TurnId]  # turns that are to be shown anew
+
+    async def stand_still(self, answer: Answer) -> None:
+        """Until its call is about to go out, and the session another's."""
+        await asyncio.wait_for(self.delivery.stands.wait(), 15)
+        self.held.now = False
+
+    async def end(self, answer: Answer) -> None:
+        """The successor shows the turn to its end."""
+        self.world.delivered.clear()
+        other = again(answer)
+        self.successor.add(other)
+        finish(self.successor, other, "the end")
+        await until(lambda: self.world.delivered == [answer.turn_id])
+
+
+@pytest.fixture
+async def two(world: World) -> Two:
+    told: list[TurnId] = []
+
+    async def show_again(turn_id: TurnId) -> bool:
+        """As `Sessions.show_again`."""
+        if turn_id in world.delivered:
+            told.append(turn_id)
+        return turn_id in world.delivered
+
+    held, delivery = Held(), Stalling(world.client, world.slack.app.bot.bot_id)
+    first = await world.outbox(held, delivery=delivery, again=show_again)
+    return Two(world, first, delivery, held, await world.outbox(), told)
+
+
+async def test_an_edit_that_comes_after_the_end_is_covered_by_the_end(world: World, two: Two) -> None:
+    answer = await world.ask("one")
+    two.first.add(answer)
+    await until(lambda: world.shown(answer))
+    two.delivery.stalls = {"post", "edit", "start_stream"}
+    answer.view.apply(Started())
+    answer.view.apply(TextDelta("a beginning "))
+    two.first.changed(answer.turn_id)
+    await two.stand_still(answer)
+    await two.end(answer)
+    assert "the end" in world.shown(answer)[0]
+    two.delivery.go_on.set()
+    await until(lambda: "the end" not in world.shown(answer)[0])
+    await until(lambda: two.again == [answer.turn_id])
+    await two.end(answer)
+    assert len(world.shown(answer)) == 1
+    assert "the end" in world.shown(answer)[0]
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_a_message_that_came_twice_is_taken_away(world: World, two: Two, streams: bool) -> None:
+    answer = await world.ask("one")
+    if streams:
+        answer.native, answer.streaming = NativeStreams("native", two.first.changed), True
+        answer.recipient = Recipient(world.slack.user("maya").id, world.slack.workspace.team_id)
+        answer.view.apply(Started())
+    two.delivery.stalls = {"post", "edit", "start_stream"}
+    two.first.add(answer)
+    await two.stand_still(answer)
+    await two.end(answer)
+    two.delivery.go_on.set()
+    await until(lambda: len(world.shown(answer)) == 2)
+    await until(lambda: len(world.shown(answer)) == 1)
+    assert "the end" in world.shown(answer)[0]
+
+
+async def test_a_deletion_that_comes_late_leaves_the_row_of_the_new_message(world: World, two: Two) -> None:
+    """Its process knows by time alone that the session may be another's; nobody has told it so."""
+    first = await world.ask("one")
+    two.first.add(first)
+    await until(lambda: len(world.shown(first)) == 1)
+    second = await world.ask("two", first.thread_ts)
+    second.view.apply(Queued(1))
+    two.first.add(second)
+    await until(lambda: len(world.shown(first)) == 2)
+    two.delivery.stalls = {"delete"}
+    pages = " ".join(f"w{n}" for n in range(3000))
+    finish(two.first, first, pages)
+    await two.stand_still(second)
+    world.delivered.clear()
+    one, other = again(first), again(second)
+    other.view.apply(Queued(1))
+    two.successor.add(other)
+    await until(lambda: other.messages)
+    two.successor.add(one)
+    finish(two.successor, one, pages)
+    table = MessageStore(world.database)
+    (old,) = await table.of_turn(second.turn_id)
+
+    async def moved() -> str | None:
+        """Where the successor has posted it, further down."""
+        rows = await table.of_turn(second.turn_id)
+        return rows[0].ts if rows and rows[0].ts != old.ts else None
+
+    ts = await until(moved)
+    finish(two.successor, other, "the end")
+    await until(lambda: len(world.delivered) == 2)
+    two.delivery.go_on.set()
+    await until(lambda: second.turn_id in two.again)
+    await two.end(second)
+    assert [one.ts for one in await table.of_turn(second.turn_id)] == [ts]
+    assert sum("the end" in text for text in world.shown(first)) == 1
+
+
+async def test_what_a_late_edit_has_covered_is_shown_anew_while_people_are_asked(world: World, two: Two) -> None:
+    answer = await world.ask("one")
+    two.first.add(answer)
+    await until(lambda: world.shown(answer))
+    two.delivery.stalls = {"edit"}
+    answer.view.apply(Started())
+    answer.view.apply(TextDelta("a beginning "))
+    two.first.changed(answer.turn_id)
+    await two.stand_still(answer)
+    other = again(answer)
+    two.successor.add(other)
+    ask = Ask(
+        AskId("a1"), answer.session_id, answer.turn_id, AskKind.PERMISSION, "Bash", "t1", {"command": "ls"}, (),
+        AskState.OPEN, datetime.now(UTC), None,
+    )  # fmt: skip
+    for event in (Started(), Text("May I?"), AskOpened(ask)):
+        other.view.apply(event)
+    two.successor.changed(answer.turn_id)
+    await until(lambda: len(world.shown(answer)) == 2)
+    assert "May I?" in world.shown(answer)[0]
+    two.delivery.go_on.set()
+    await until(lambda: "May I?" not in world.shown(answer)[0])
+    await until(lambda: "May I?" in world.shown(answer)[0])
+    assert two.again == [], "the turn is not over"
+
+    async def settled() -> bool:
+        return await MessageStore(world.database).covered([answer.turn_id]) == []
+
+    await until(settled)
+    assert len(world.shown(answer)) == 2
+
+
+async def test_a_late_post_whose_end_is_not_known_is_looked_for(world: World, two: Two) -> None:
+    answer = await world.ask("one")
+    two.delivery.stalls = {"post"}
+    two.first.add(answer)
+    await two.stand_still(answer)
+    await two.end(answer)
+    world.slack.faults.reset("chat.postMessage", after=True)
+    two.delivery.go_on.set()
+    await until(lambda: world.calls("chat.delete") and len(world.shown(answer)) == 1)
+    assert world.calls("chat.postMessage") == 2
+    (row,) = await MessageStore(world.database).of_turn(answer.turn_id)
+    assert [world.slack.messages("#general", answer.thread_ts)[-1]["ts"]] == [row.ts]
+
+
+async def test_a_file_that_is_shared_late_goes_where_another_one_stands(world: World, two: Two) -> None:
+    answer = await world.ask("write a lot")
+    two.delivery.stalls = {"share_file"}
+    two.first.add(answer)
+    finish(two.first, answer, LONG_ANSWER)
+    await two.stand_still(answer)
+    world.delivered.clear()
+    other = again(answer)
+    world.slack.faults.fail("files.completeUploadExternal", error="file_not_found", times=1)
+    two.successor.add(other)
+    finish(two.successor, other, LONG_ANSWER)
+    await until(lambda: world.delivered == [answer.turn_id], timeout=30)
+    assert len(files(world, answer)) == 1
+    two.delivery.go_on.set()
+    await until(lambda: world.calls("chat.delete") and len(files(world, answer)) == 1)
+    messages = world.slack.messages("#general", answer.thread_ts)
+    stands = [file["id"] for message in messages for file in message.get("files", [])]
+    assert stands == [row.ts for row in await MessageStore(world.database).of_turn(answer.turn_id) if row.part == FILE]
+
+
+async def test_a_second_message_goes_though_its_part_is_gone_by_then(world: World, two: Two) -> None:
+    """The holder had posted another one, and taken it away."""
+    answer = await world.ask("one")
+    two.delivery.stalls = {"post"}
+    two.first.add(answer)
+    await two.stand_still(answer)
+    await two.end(answer)
+    table = MessageStore(world.database)
+    (row,) = await table.of_turn(answer.turn_id)
+    await table.forget(answer.turn_id, row.part, row.ts)
+    two.delivery.go_on.set()
+    await until(lambda: world.calls("chat.delete") and len(world.shown(answer)) == 1)
+    assert world.calls("chat.postMessage") == 2
+    assert world.slack.messages("#general", answer.thread_ts)[-1]["ts"] == row.ts
+
+
+async def test_a_post_that_came_late_and_is_the_only_one_stays(world: World, two: Two) -> None:
+    answer = await world.ask("one")
+    two.delivery.stalls = {"post", "edit", "start_stream"}
+    two.first.add(answer)
+    await two.stand_still(answer)
+    two.delivery.go_on.set()
+    await until(lambda: world.shown(answer))
+    await two.end(answer)
+    await until(lambda: two.again == [answer.turn_id])
+    assert len(world.shown(answer)) == 1
+    assert world.calls("chat.delete") == 0

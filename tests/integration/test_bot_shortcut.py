@@ -3,39 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from slackdoor import MANIFEST, Flow, Start, starter
-from unit.sessions.scripted import ScriptedHost
+from githost import git
+from slackdoor import Flow
 from waiting import until
 
+from bot.branchsearch import BranchSearch
+from bot.repositories import Catalog
 from bot.shortcut import start as begin
-from simulator.slack import SlackSimulator
-
-
-@pytest.fixture
-async def slack() -> AsyncIterator[SlackSimulator]:
-    async with SlackSimulator(manifest=MANIFEST, retry_delays=(0.1, 0.2, 0.3)) as running:
-        yield running
-
-
-@pytest.fixture
-def host() -> ScriptedHost:
-    return ScriptedHost()
-
-
-@pytest.fixture
-def start(tmp_path: Path, slack: SlackSimulator, host: ScriptedHost) -> Start:
-    return starter(tmp_path, slack, host)
-
-
-@pytest.fixture
-async def flow(start: Start) -> AsyncIterator[Flow]:
-    async with start() as running:
-        yield running
+from config.slices.repositories import RepositorySettings
+from worklets.errors import CloneFailed
+from worklets.git import Git, Source
+from worklets.identity import Identity
+from worklets.mirrors import Mirrors
+from worklets.repositories import Repositories
+from worklets.startup import Scripts
 
 
 async def modal(flow: Flow, user: str) -> dict[str, Any]:
@@ -69,6 +57,71 @@ async def test_flow_new_asks_for_all_and_starts_there(flow: Flow) -> None:
     (process,) = flow.host.processes.values()
     assert ("set_model", {"model": "opus"}) in process.asked
     assert flow.slack.views("maya") == []
+
+
+@pytest.fixture
+async def search(flow: Flow, tmp_path: Path) -> AsyncIterator[BranchSearch]:
+    origin, share_dir = tmp_path / "app", tmp_path / "share"
+    await asyncio.to_thread(git, "init", "-q", "-b", "main", str(origin))
+    await asyncio.to_thread(git, "-C", str(origin), "commit", "-q", "--allow-empty", "-m", "one")
+    await asyncio.to_thread(git, "-C", str(origin), "branch", "feature/login")
+    repositories = Repositories(
+        RepositorySettings(repositories=(("app", str(origin), None), ("web", "/nowhere", None)))
+    )
+    git_here = Git(os.environ, local=True)
+    mirrors = Mirrors(share_dir, Identity.load(share_dir), git_here, resolve=repositories.source)
+    made = BranchSearch(repositories, mirrors)
+    flow.door.catalog = Catalog(repositories, mirrors, Scripts(None, 60.0, repositories, mirrors), made)
+    await mirrors.checkout("app", None, tmp_path / "clone", worklet="w")
+    origin.rename(tmp_path / "moved")  # what the search asks is the mirror: the repository itself is out of reach
+    yield made
+    await made.close()
+
+
+async def test_a_repository_and_its_branch_are_searched_for(flow: Flow, search: BranchSearch) -> None:
+    await flow.slack.command("maya", "#general", "/flow", "new")
+    view = await modal(flow, "maya")
+    assert "Repository and branch" in labels(view)
+
+    async def offered(typed: str) -> list[str]:
+        answer = await flow.slack.suggest("maya", "known", typed)
+        assert answer.ok, answer.error
+        return [one["value"] for one in answer.ack["options"]]
+
+    assert set(await offered("")) == {"app", "web", "app main", "app feature/login"}
+    assert await offered("log") == ["app feature/login"]
+    assert await offered("nothing of that name") == []
+    with pytest.raises(KeyError, match="does not offer"):
+        await flow.slack.submit("maya", {"text": "x", "known": "app missing"})
+    assert (await flow.slack.submit("maya", {"text": "look around", "known": "app feature/login"})).ok
+    await flow.root("#general", "look around")
+    (session,) = await flow.sessions.list()
+    assert (session.repository, session.branch) == ("app", "feature/login")
+
+
+async def test_a_search_is_answered_in_time_while_mirrors_are_slow_to_read(
+    flow: Flow, search: BranchSearch, tmp_path: Path
+) -> None:
+    stuck = asyncio.Event()
+
+    class Slow(Mirrors):
+        async def known_branches(self, repository: str, most: int) -> tuple[str, ...] | None:
+            await stuck.wait()
+            return await super().known_branches(repository, most)
+
+    slow = Slow(tmp_path / "share", search._mirrors._identity, search._mirrors._git)
+    slow._resolve = search._mirrors._resolve
+    search._mirrors = slow
+    await flow.slack.command("maya", "#general", "/flow", "new")
+    await modal(flow, "maya")
+    answer = await flow.slack.suggest("maya", "known", "")
+    assert [one["value"] for one in answer.ack["options"]] == ["app", "web", "!0"], "what is known without them"
+    assert answer.ack["options"][2]["text"]["text"] == "… not searched so far: the branches of 2 repositories"
+    stuck.set()
+    assert search._reading is not None
+    await search._reading
+    answer = await flow.slack.suggest("maya", "known", "app")
+    assert "app main" in [one["value"] for one in answer.ack["options"]]
 
 
 async def test_the_global_shortcut_starts_where_somebody_chooses(flow: Flow) -> None:
@@ -202,3 +255,93 @@ async def test_a_session_that_is_there_goes_on_with_what_is_asked(flow: Flow) ->
     assert session.model == "haiku"
     assert len(await flow.sessions.turns(session.id)) == 2
     assert "flow: hello" in asked(flow)[1], "its own words can be pointed at"
+
+
+async def test_branches_stay_known_while_a_login_cannot_be_had(search: BranchSearch, tmp_path: Path) -> None:
+    mirrors, away = search._mirrors, asyncio.Event()
+
+    class Closed(Mirrors):
+        async def resolve_named(self, named: str) -> Source:
+            if away.is_set():
+                raise CloneFailed("The secret store is sealed.")
+            return await mirrors._resolve(named)
+
+    closed = Closed(tmp_path / "share", mirrors._identity, mirrors._git)
+    closed._resolve, search._mirrors = closed.resolve_named, closed
+    now = 0.0
+    search._clock = lambda: now
+
+    async def offered() -> set[str]:
+        found = await search.options("login")
+        assert search._reading is not None
+        await search._reading
+        return {one["value"] for one in found}
+
+    assert await offered() == {"app feature/login"}
+    away.set()
+    for now in (100.0, 200.0):  # noqa: B007 - the clock reads it
+        assert await offered() == {"app feature/login"}
+    assert await closed.known_branches("app", 10) is None
+
+
+async def test_one_look_at_many_mirrors_ends_in_time_and_the_next_goes_on_from_there(
+    flow: Flow, search: BranchSearch, tmp_path: Path
+) -> None:
+    named = [(f"slow{number}", "/nowhere", None) for number in range(5)]
+    repositories = Repositories(RepositorySettings(repositories=(*named, ("app", str(tmp_path / "app"), None))))
+
+    class Slow(Mirrors):
+        async def known_branches(self, repository: str, most: int) -> tuple[str, ...] | None:
+            if repository.startswith("slow"):
+                await asyncio.Event().wait()
+            return await super().known_branches(repository, most)
+
+    slow = Slow(tmp_path / "share", search._mirrors._identity, search._mirrors._git, resolve=repositories.source)
+    hasty = BranchSearch(repositories, slow, seconds=0.2, clock=lambda: 0.0)
+    assert flow.door.catalog is not None
+    flow.door.catalog = replace(flow.door.catalog, repositories=repositories, search=hasty)
+    await flow.slack.command("maya", "#general", "/flow", "new")
+    await modal(flow, "maya")
+    assert hasty._reading is not None
+    await hasty._reading
+    assert hasty._due() == ["slow4", "app"], "the others had all four places"
+
+    async def offered(typed: str) -> dict[str, str]:
+        answer = await flow.slack.suggest("maya", "known", typed)
+        return {one["value"]: one["text"]["text"] for one in answer.ack["options"]}
+
+    hasty._seconds = 600.0
+    assert (await offered("main"))["!0"].startswith("… not searched so far: the branches of")
+    await until(lambda: "app" in hasty._branches)
+    assert await offered("main") == {
+        "app main": "app · main", "!0": "… not searched so far: the branches of 5 repositories"
+    }  # fmt: skip
+    result = await flow.slack.submit("maya", {"text": "look around", "known": "!0"})
+    assert list(result.ack["errors"]) == ["known"]
+    await hasty.close()
+
+
+async def test_of_many_repositories_fewer_branches_are_kept(search: BranchSearch) -> None:
+    few = BranchSearch(search._repositories, search._mirrors, most=2)
+    few.refresh()
+    assert few._reading is not None
+    await few._reading
+    assert len(few._branches["app"]) == 1
+    assert (await few.options(""))[-1]["text"]["text"] == "… of 1 repository only the newest 1 branches are searched"
+    assert len(await search.options("app")) == 3, "of two repositories all are"
+    await few.close()
+
+
+async def test_the_loop_goes_on_while_branches_are_searched(flow: Flow, search: BranchSearch) -> None:
+    known = {"app": tuple(f"feature/{n}-{'x' * 40}" for n in range(20_000))}
+    search.refresh()
+    assert search._reading is not None
+    await search._reading
+    search._branches = known
+    searching = asyncio.create_task(search.options("feature 1"))
+    turns = 0
+    while not searching.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert len(await searching) == 100
+    assert turns > 5, "others had their turn meanwhile"

@@ -2,39 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
-from slackdoor import MANIFEST, Flow, Start, starter
-from unit.sessions.scripted import ScriptedHost
+from slackdoor import Flow, Start
 from waiting import until
 
 from sessions.types import SessionState
 from simulator.slack import SlackSimulator
 from worklets.events import PreviewVoided, Text, TextDelta, ToolFinished, ToolStarted
-
-
-@pytest.fixture
-async def slack() -> AsyncIterator[SlackSimulator]:
-    async with SlackSimulator(manifest=MANIFEST, retry_delays=(0.1, 0.2, 0.3)) as running:
-        yield running
-
-
-@pytest.fixture
-def host() -> ScriptedHost:
-    return ScriptedHost()
-
-
-@pytest.fixture
-def start(tmp_path: Path, slack: SlackSimulator, host: ScriptedHost) -> Start:
-    return starter(tmp_path, slack, host)
-
-
-@pytest.fixture
-async def flow(start: Start) -> AsyncIterator[Flow]:
-    async with start() as running:
-        yield running
 
 
 async def test_a_mention_is_answered_once_in_its_thread(flow: Flow) -> None:
@@ -96,10 +70,13 @@ async def test_slash_where_the_bot_is_not_in_says_so_privately(flow: Flow) -> No
     await flow.slack.wait_for(lambda: any("Invite me" in m["text"] for m in flow.slack.ephemerals("maya")))
     await until(lambda: len(flow.show.outbox) == 0)
 
-    async def asleep() -> bool:
-        return (await flow.sessions.list())[0].state is SessionState.ASLEEP
+    async def over() -> bool:
+        (session,) = await flow.sessions.list()
+        (turn,) = await flow.sessions.turns(session.id)
+        # NEW: the turn was stopped before its session was taken up.
+        return turn.state.settled and session.state in (SessionState.ASLEEP, SessionState.NEW)
 
-    await until(asleep)
+    await until(over)
 
 
 async def test_help_status_sessions_and_stop(flow: Flow) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import aiohttp
 import pytest
 from slack_bolt.async_app import AsyncApp
-from slackdoor import MANIFEST
 from waiting import until
 
 from bot.inbound import Identity
@@ -18,12 +17,6 @@ from bot.socket import SlackAuthFailed, SlackSocket, SlackUnreachable, preflight
 from bot.tasks import Tasks
 from simulator.manifest import Manifest
 from simulator.slack import SlackSimulator
-
-
-@pytest.fixture
-async def slack() -> AsyncIterator[SlackSimulator]:
-    async with SlackSimulator(manifest=MANIFEST, retry_delays=(0.1, 0.2, 0.3)) as running:
-        yield running
 
 
 class Listening:

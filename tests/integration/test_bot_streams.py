@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from slackdoor import MANIFEST, Flow, Start, starter
-from unit.sessions.scripted import Process, ScriptedHost
+from slackdoor import MANIFEST, Flow, Start
+from unit.sessions.scripted import Process
 from waiting import until
 
 from bot.nativestream import LIFE
@@ -24,16 +23,6 @@ STREAM_CALLS = ("chat.startStream", "chat.appendStream", "chat.stopStream")
 async def slack() -> AsyncIterator[SlackSimulator]:
     async with SlackSimulator(manifest=MANIFEST, retry_delays=(0.1, 0.2, 0.3), limit_scale=20) as running:
         yield running
-
-
-@pytest.fixture
-def host() -> ScriptedHost:
-    return ScriptedHost()
-
-
-@pytest.fixture
-def start(tmp_path: Path, slack: SlackSimulator, host: ScriptedHost) -> Start:
-    return starter(tmp_path, slack, host)
 
 
 WORDS = "One word after the other, "

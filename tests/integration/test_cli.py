@@ -33,7 +33,8 @@ from worklets.events import (
     ToolStarted,
     TurnEnded,
 )
-from worklets.gateway import Credential, ModelGateway
+from worklets.gateway import ModelGateway
+from worklets.gatewaymodel import Credential
 from worklets.host import WorkletHost
 from worklets.identity import Identity
 from worklets.local import LocalRuntime
@@ -42,6 +43,8 @@ from worklets.runtime import Runtime
 
 KEY = "sk-real-key"
 NAME = "w-1"
+#: Claude Code says the same in a container.
+ONE_RUNTIME = pytest.mark.parametrize("flow", ["local"], indirect=True)
 
 
 @pytest.fixture
@@ -157,6 +160,7 @@ async def test_an_answer(host: WorkletHost, model: ScriptedModel) -> None:
     await agent.close()
 
 
+@ONE_RUNTIME
 async def test_thinking_and_tools(host: WorkletHost) -> None:
     talk = Conversation()
     agent = await talk.open(host)
@@ -263,6 +267,7 @@ async def test_a_killed_worklet_loses_no_word_that_was_said(host: WorkletHost) -
     await again.close()
 
 
+@ONE_RUNTIME
 async def test_a_prompt_sent_again_is_run_once(host: WorkletHost, model: ScriptedModel) -> None:
     talk = Conversation()
     agent = await talk.open(host)
@@ -279,6 +284,7 @@ async def test_a_prompt_sent_again_is_run_once(host: WorkletHost, model: Scripte
     await again.close()
 
 
+@ONE_RUNTIME
 async def test_errors_of_the_api_are_worded(host: WorkletHost) -> None:
     talk = Conversation()
     agent = await talk.open(host)

@@ -70,6 +70,27 @@ def test_the_relay_starts_from_compiled_code_and_pinned_libraries(image: str) ->
     assert lines[-1] == "0", "modules compiled at start, because their bytecode is missing or stale"
 
 
+def test_the_stores_clients_are_found_by_every_program(image: str) -> None:
+    """The system's Python, an isolated one, one of a virtual environment; Node.js from the workspace and from /tmp."""
+    script = """
+        say='import kvstore; print(kvstore.__file__, kvstore.WorkletKVStore.__name__)'
+        python3 -c "$say"; python3 -I -c "$say"
+        python3 -m venv --without-pip /tmp/v && /tmp/v/bin/python -c "$say"
+        echo 'import { createWorkletKVStore as c } from "@flow/kvstore"; console.log(typeof c)' > /tmp/a.mjs
+        node /tmp/a.mjs; cd /work/workspace; node --input-type=module < /tmp/a.mjs
+        echo 'import("@flow/kvstore").then(m => console.log(typeof m.createWorkletKVStore))' > /tmp/a.cjs
+        node /tmp/a.cjs
+        python3 -v -c 'import kvstore' 2>&1 | grep -Ec "code object from .*kvstore/.*[.]py'?$" || true
+        grep -c create_worklet_kv_store $FLOW_KV_GUIDE
+        for name in kvstore.client kvstore.aio kvstore.typed; do python3 -c "import $name"; done
+    """
+    lines = inside(image, script).splitlines()
+    assert lines[:3] == ["/opt/flow/lib/kvstore/__init__.py WorkletKVStore"] * 3
+    assert lines[3:6] == ["function"] * 3
+    assert lines[6] == "0", "modules compiled at each start"
+    assert int(lines[7]) > 0
+
+
 def test_the_agent_owns_its_places_and_no_caches_are_left(image: str) -> None:
     script = """
         id -u; pwd; echo $HOME; stat -c %u:%g /work /work/home /work/workspace

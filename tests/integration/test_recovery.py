@@ -16,21 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import schema
 from images import worklet_image
 from waiting import until
 
-import migrations
 from sessions.db import open_database
 from sessions.events import Settled
-from sessions.link import Patience
 from sessions.manager import Sessions
 from sessions.reaper import Reaper
+from sessions.shared import Patience
 from sessions.store import Store
 from sessions.types import Aside, Cut, Done, Interrupted, Outcome, Prompt, Session, Submitted, ThreadId, Turn
 from simulator.model import Request, ScriptedModel
 from worklets.docker import DockerRuntime
 from worklets.events import Restarted, Text, TextDelta, ToolStarted
-from worklets.gateway import Credential, ModelGateway
+from worklets.gateway import ModelGateway
+from worklets.gatewaymodel import Credential
 from worklets.host import WorkletHost
 from worklets.identity import Identity
 from worklets.local import LocalRuntime
@@ -109,7 +110,7 @@ async def start(request: pytest.FixtureRequest, model: ScriptedModel, tmp_path: 
     @asynccontextmanager
     async def run(memory: int = 1 << 30, **patience: Any) -> AsyncIterator[Flow]:
         dsn = f"sqlite://{tmp_path}/db.sqlite"
-        await migrations.upgrade(dsn)
+        await schema.migrated(dsn)
         made, database = runtime(memory), open_database(dsn)
         gateway = ModelGateway(model.url, Credential(api_key="sk-real"), identity)
         host, store = WorkletHost(made, gateway, identity, tmp_path), Store(database)

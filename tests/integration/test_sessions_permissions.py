@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import schema
 from waiting import until
 
-import migrations
 from sessions.asks import Ask, AskKind, Decision
 from sessions.db import open_database
 from sessions.events import AskOpened, Settled
@@ -24,7 +24,8 @@ from sessions.store import Store
 from sessions.types import Done, Outcome, Prompt, Session, SessionState, Submitted, ThreadId, Turn
 from simulator.model import ScriptedModel
 from worklets.events import Text, ToolFinished
-from worklets.gateway import Credential, ModelGateway
+from worklets.gateway import ModelGateway
+from worklets.gatewaymodel import Credential
 from worklets.host import WorkletHost
 from worklets.identity import Identity
 from worklets.local import LocalRuntime
@@ -80,7 +81,7 @@ async def start(model: ScriptedModel, tmp_path: Path) -> AsyncIterator[Start]:
     @asynccontextmanager
     async def run(policy: Policy = ASKING) -> AsyncIterator[Flow]:
         dsn = f"sqlite://{tmp_path}/db.sqlite"
-        await migrations.upgrade(dsn)
+        await schema.migrated(dsn)
         runtime, database = LocalRuntime(share_dir=tmp_path, identity=identity), open_database(dsn)
         gateway = ModelGateway(model.url, Credential(api_key="sk-real"), identity)
         host, store = WorkletHost(runtime, gateway, identity, tmp_path), Store(database)

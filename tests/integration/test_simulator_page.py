@@ -87,6 +87,9 @@ def register(bolt: AsyncApp) -> None:
     async def flow(ack, command, client):
         if command["text"] == "help":
             await ack(text="*Help* for you")
+        elif command["text"] == "search":
+            await ack()
+            await client.views_open(trigger_id=command["trigger_id"], view=SEARCH)
         elif command["text"] == "modal":
             await ack()
             await client.views_open(trigger_id=command["trigger_id"], view=MODAL)
@@ -117,6 +120,18 @@ def register(bolt: AsyncApp) -> None:
         values = body["state"]["values"]["ticks"]["tick"]["selected_options"]
         await client.chat_postMessage(channel="#general", text="Ticked " + ",".join(o["value"] for o in values))
         await client.views_open(trigger_id=body["trigger_id"], view=CHOICES)
+
+    @bolt.options("pick")
+    async def searched(ack, payload):
+        assert "trigger_id" not in payload
+        found = [one for one in OPTIONS if payload["value"] in one["text"]["text"]]
+        await ack(option_groups=[{"label": {"type": "plain_text", "text": "Found"}, "options": found}])
+
+    @bolt.view("search")
+    async def picked(ack, view, client):
+        await ack()
+        chosen = view["state"]["values"]["pick"]["pick"]["selected_option"]
+        await client.chat_postMessage(channel="#general", text=f"Picked {chosen['text']['text']}")
 
     @bolt.view("choices")
     async def chosen(ack, view, client):
@@ -168,6 +183,17 @@ CHOICES = {
             "optional": True,
             "label": {"type": "plain_text", "text": "Which?"},
             "element": {"type": "radio_buttons", "action_id": "one", "options": OPTIONS},
+        }
+    ],
+}
+SEARCH = CHOICES | {
+    "callback_id": "search",
+    "blocks": [
+        {
+            "type": "input",
+            "block_id": "pick",
+            "label": {"type": "plain_text", "text": "Search"},
+            "element": {"type": "external_select", "action_id": "pick", "min_query_length": 2},
         }
     ],
 }
@@ -290,6 +316,24 @@ async def test_a_mention_is_answered_and_the_thread_is_continued_but_takes_no_co
     assert slack.core.calls[-1].method == "chat.postMessage"
 
 
+async def test_what_is_searched_for_in_a_modal_is_the_apps_to_answer(slack: SlackSimulator, page: Page) -> None:
+    await write(page, "/flow search")
+    modal = page.get_by_test_id("modal")
+    await modal.get_by_label("Search").fill("O")  # too little to ask for
+    await modal.get_by_label("Search").fill("tion 2")
+    await expect(modal.locator("datalist option")).to_have_count(1)
+    await expect(modal.locator("datalist option")).to_have_text("Option 2")
+    await modal.get_by_label("Search").fill("0")
+    await page.get_by_test_id("modal-submit").click()
+    await expect(modal).to_contain_text("does not offer '0'")
+    await modal.get_by_label("Search").fill("2")
+    await page.get_by_test_id("modal-submit").click()
+    await expect(page.get_by_test_id("messages").get_by_text("Picked Option 2")).to_be_visible()
+    asked = [one.payload["value"] for one in slack.deliveries if one.payload.get("type") == "block_suggestion"]
+    assert "tion 2" in asked
+    assert not {"O", "2", "0"} & set(asked), "Slack asks from two letters on"
+
+
 async def test_buttons_and_modals_reach_the_app(slack: SlackSimulator, page: Page) -> None:
     client = AsyncWebClient(token=slack.bot_token, base_url=slack.api_url)
     go = {"type": "button", "action_id": "go", "text": {"type": "plain_text", "text": "Go"}}
@@ -366,6 +410,7 @@ def words(text: str, **style: bool) -> dict[str, Any]:
     return {"type": "text", "text": text, **({"style": style} if style else {})}
 
 
+LONG = "all done " + "x" * 400  # a line of a tool's output
 ALL_BLOCKS: list[dict[str, Any]] = [
     {
         "type": "plan",
@@ -402,7 +447,7 @@ ALL_BLOCKS: list[dict[str, Any]] = [
             [{"type": "raw_text", "text": "1"}, {"type": "raw_text", "text": "2"}],
         ],
     },
-    {"type": "context", "elements": [{"type": "mrkdwn", "text": "✓ Bash `make`\n```\nall done\n```"}]},
+    {"type": "context", "elements": [{"type": "mrkdwn", "text": f"✓ Bash `make`\n```\n{LONG}\n```"}]},
     {
         "type": "actions",
         "elements": [
@@ -438,7 +483,8 @@ async def test_every_block_that_flow_sends_is_drawn(slack: SlackSimulator, brows
     await expect(body.locator("pre").first).to_have_text("<b>make</b>\n  all")
     await expect(body.locator("blockquote")).to_have_text("said")
     await expect(body.locator(".table td")).to_have_text(["1", "2"])
-    await expect(body.locator(".context pre")).to_have_text("all done")
+    await expect(body.locator(".context pre")).to_have_text(LONG)
+    assert await body.locator(".context").first.evaluate("node => node.scrollWidth <= node.clientWidth")
     await expect(body.locator("select option")).to_have_count(4)
     await expect(body.locator("input[type=radio]")).to_have_count(3)
     await expect(body.get_by_role("button", name="Good")).to_be_visible()

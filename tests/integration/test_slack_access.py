@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from slackdoor import MANIFEST, Flow, Start, starter
-from unit.sessions.scripted import ScriptedHost
+from slackdoor import MANIFEST, Flow, Start
 from waiting import until
 
 from bot.held import held
@@ -26,16 +24,6 @@ async def slack() -> AsyncIterator[SlackSimulator]:
         running.add_user("gus", guest="single")
         running.add_user("eve", team="T9OTHER")
         yield running
-
-
-@pytest.fixture
-def host() -> ScriptedHost:
-    return ScriptedHost()
-
-
-@pytest.fixture
-def start(tmp_path: Path, slack: SlackSimulator, host: ScriptedHost) -> Start:
-    return starter(tmp_path, slack, host)
 
 
 def told(flow: Flow, user: str, words: str) -> bool:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
+from copy import deepcopy
 from typing import Any
 
-import pytest
-from slackdoor import MANIFEST, Flow, Start, starter
+from slackdoor import Flow, Start
 from unit.sessions.scripted import Process, ScriptedHost
 from waiting import until
 
@@ -15,28 +13,6 @@ from simulator.slack import SlackSimulator
 from worklets.events import Text, Thinking, ToolFinished, ToolStarted
 
 PATCH = "@@ -1,1 +1,2 @@\n-old <!channel>\n+new\n+lines"
-
-
-@pytest.fixture
-async def slack() -> AsyncIterator[SlackSimulator]:
-    async with SlackSimulator(manifest=MANIFEST, retry_delays=(0.1, 0.2, 0.3)) as running:
-        yield running
-
-
-@pytest.fixture
-def host() -> ScriptedHost:
-    return ScriptedHost()
-
-
-@pytest.fixture
-def start(tmp_path: Path, slack: SlackSimulator, host: ScriptedHost) -> Start:
-    return starter(tmp_path, slack, host)
-
-
-@pytest.fixture
-async def flow(start: Start) -> AsyncIterator[Flow]:
-    async with start() as running:
-        yield running
 
 
 async def at_work(flow: Flow, text: str = "HOLD on") -> tuple[str, Process]:
@@ -90,10 +66,10 @@ async def test_a_diff_that_is_gone(flow: Flow) -> None:
     edit(process)
     await flow.shows("#general", ts, "✓ Edit")
     message = live(flow, ts)
-    for block in flow.slack.record(message["ts"]).body["blocks"]:
-        for element in block["elements"] if block["type"] == "actions" else ():
-            element["value"] = element["value"].replace("e1", "e9")
-    await flow.slack.click("maya", message["ts"], "diff")
+    buttons = deepcopy([block for block in message["blocks"] if block["type"] == "actions"])
+    for element in buttons[0]["elements"]:
+        element["value"] = element["value"].removesuffix("e1") + "e9"
+    await flow.slack.click("maya", message, "diff", stale=buttons)
     await until(lambda: any("archived" in flow.slack.visible_text(m) for m in flow.slack.ephemerals("maya")))
 
 

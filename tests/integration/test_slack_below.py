@@ -40,7 +40,7 @@ async def begun(flow: Flow, slack: SlackSimulator, aside: str) -> str:
     await flow.shows("#general", ts, "how it begins")
     said = await slack.post("jonas", "#general", aside, thread_ts=ts)
     answer = next(iter(flow.show._answers.values()))
-    await until(lambda: answer.view._layout._below, what=f"{said} to be heard")
+    await until(lambda: answer.view._fold.layout._below, what=f"{said} to be heard")
     process.say(TextDelta(REST))
     return ts
 

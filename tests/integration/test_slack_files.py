@@ -2,45 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from slackdoor import MANIFEST, Flow, Start, starter
+from slackdoor import Flow, Start
 from unit.sessions.scripted import Process, ScriptedHost
 from waiting import until
 
 from bot.filestore import files
-from bot.snippets import snippet
+from bot.snippets import give, snippet
 from simulator.slack import SlackSimulator
 from worklets.events import Text, ToolFinished, ToolStarted
 from worklets.files import SEND_FILE
-
-
-@pytest.fixture
-async def slack() -> AsyncIterator[SlackSimulator]:
-    async with SlackSimulator(manifest=MANIFEST, retry_delays=(0.1, 0.2, 0.3)) as running:
-        yield running
-
-
-@pytest.fixture
-def host() -> ScriptedHost:
-    return ScriptedHost()
-
-
-@pytest.fixture
-def start(tmp_path: Path, slack: SlackSimulator, host: ScriptedHost) -> Start:
-    return starter(tmp_path, slack, host)
-
-
-@pytest.fixture
-async def flow(start: Start) -> AsyncIterator[Flow]:
-    async with start() as running:
-        yield running
 
 
 async def workspace(flow: Flow) -> dict[str, bytes]:
@@ -333,6 +311,23 @@ async def test_the_whole_output_of_a_tool_as_a_snippet(flow: Flow) -> None:
     (file,) = await until(lambda: pictures(flow.slack, ts))
     assert (file["name"], file["title"], file["mimetype"]) == ("output.txt", "Bash seq 200", "text/plain")
     assert flow.slack.workspace.files[file["id"]].content == (output + "\n").encode()
+
+
+async def test_a_double_click_uploads_the_output_once(flow: Flow) -> None:
+    ts, process = await at_work(flow)
+    process.say(ToolStarted("b1", "Bash", {"command": "true"}), ToolFinished("b1", ok=True, output="fine"))
+    process.end()
+    await flow.shows("#general", ts, "tokens in")
+    (session,) = await flow.sessions.list()
+    (turn,) = await flow.sessions.turns(session.id)
+    presses = [{"value": f"{turn.id} b1", "action_ts": moment} for moment in ("17.5", "17.7")]
+    said: list[str] = []
+
+    async def respond(text: str, **_options: Any) -> None:
+        said.append(text)
+
+    await asyncio.gather(*(give(flow.door, press, respond) for press in presses))
+    assert (len(flow.calls("files.completeUploadExternal")), said) == (1, [])
 
 
 def test_a_snippet_says_when_its_beginning_is_missing() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 from images import worklet_image
 from waiting import until
@@ -12,7 +15,8 @@ from waiting import until
 from simulator.model import ScriptedModel
 from worklets import rundir
 from worklets.docker import DockerRuntime
-from worklets.gateway import Credential, ModelGateway
+from worklets.gateway import ModelGateway
+from worklets.gatewaymodel import Credential
 from worklets.identity import Identity
 from worklets.local import LocalRuntime
 from worklets.runtime import Runtime, WorkletSpec
@@ -77,3 +81,52 @@ async def test_no_credential_reaches_the_person_as_a_sentence(runtime: Runtime, 
         assert "No Claude credential is configured" in answer.read_text()
     finally:
         await gateway.aclose()
+
+
+async def test_count_tokens_errors_and_streams_pass_as_they_are(runtime: Runtime, tmp_path: Path) -> None:
+    """Asked as the model would answer without us, by a client inside whose every byte is compared."""
+    identity = Identity.load(tmp_path)
+    run = "/run/worklet" if runtime.kind == "docker" else "$HOME/../../run"
+    asks = {
+        "count": ("/v1/messages/count_tokens", "SAY hello"),
+        "refused": ("/v1/messages", "ERROR 529"),
+        "streamed": ("/v1/messages", "SAY one two three four"),
+    }
+    bodies = {
+        name: json.dumps({
+            "model": "claude-sonnet-4-5", "max_tokens": 99, "stream": name == "streamed",
+            "messages": [{"role": "user", "content": text}],
+        })
+        for name, (_, text) in asks.items()
+    }  # fmt: skip
+    calls = [
+        f"curl -sN -D {run}/{name}.head -o {run}/{name}.body $ANTHROPIC_BASE_URL{path}"
+        f" -H 'content-type: application/json' -H \"x-api-key: $ANTHROPIC_API_KEY\" -d '{bodies[name]}'"
+        for name, (path, _) in asks.items()
+    ]
+    script = "; ".join([*calls, f"touch {run}/done", "sleep 100"])
+    env = {"ANTHROPIC_API_KEY": identity.token("gateway", "w")}
+    async with ScriptedModel(api_key=KEY) as model, aiohttp.ClientSession() as http:
+        gateway = ModelGateway(model.url, Credential(api_key=KEY), identity)
+        try:
+            agent = rundir.AGENT_UID if runtime.kind == "docker" else None
+            await gateway.open("w", rundir.prepare(tmp_path, "w", agent))
+            spec = WorkletSpec("w", ("bash", "-c", script), identity.token("relay", "w"), env)
+            worklet = await runtime.start(spec)
+            await until((worklet.run_dir / "done").exists, timeout=60)
+            for name, (path, _) in asks.items():
+                headers = {"x-api-key": KEY, "content-type": "application/json"}
+                async with http.post(f"{model.url}{path}", data=bodies[name], headers=headers) as direct:
+                    head = (worklet.run_dir / f"{name}.head").read_text()
+                    assert int(head.split()[1]) == direct.status
+                    assert f"content-type: {direct.headers['Content-Type']}".lower() in head.lower()
+                    through = (worklet.run_dir / f"{name}.body").read_bytes()
+                    assert alike(through) == alike(await direct.read())
+            assert [used["output_tokens"] for used in gateway.usage.fetch("", 0)] == [model.usage[-1]["output_tokens"]]
+        finally:
+            await gateway.aclose()
+
+
+def alike(body: bytes) -> bytes:
+    """Without what the model makes up anew each time: ids."""
+    return re.sub(rb'"(id|request_id)": ?"[^"]*"', b"", body)

@@ -113,7 +113,8 @@ class Journal:
 
     def _open(self, first: int) -> None:
         path = self._directory / f"{self.epoch}-{first:012d}.log"
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        path.unlink(missing_ok=True)  # the agent can put a pipe there, say, at which we would wait for ever
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
         self._segments.append(_Segment(path, first))
 
     def _roll(self) -> None:
@@ -138,7 +139,7 @@ class Journal:
         if self._reading is None or self._reading[0] != path:
             if self._reading is not None:
                 os.close(self._reading[1])
-            self._reading = (path, os.open(path, os.O_RDONLY))
+            self._reading = (path, os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK))
         return self._reading[1]
 
 

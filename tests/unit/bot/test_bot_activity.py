@@ -122,11 +122,14 @@ def test_the_web_and_other_tools() -> None:
         ToolFinished("3", False, "<tool_use_error>Error: no `remote`</tool_use_error>"),
         ToolStarted("4", "Grep", {"pattern": "x"}),
         ToolFinished("4", True, "", {"hits": True, "unit": ["odd"]}),
+        ToolStarted("5", "mcp__flow__open_preview", {"port": 3000, "title": "Shop", "command": "make serve"}),
+        ToolFinished("5", True, "offered"),
     )[:-1] == [
         "✓ Fetch `https://e.org` – status 200",
         "✓ Web search `snow` – 1,234 results",
         "✗ git: push `origin` – `no 'remote'`",
         "✓ Search `x`",
+        "✓ Offer a preview `Shop`",
     ]
 
 

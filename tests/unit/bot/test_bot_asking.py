@@ -213,6 +213,10 @@ def test_a_long_command_is_cut_at_a_line_and_can_be_shown() -> None:
 def test_until_when() -> None:
     ask = make_ask("Bash", {"command": "x"})
     assert "Open until" in says(replace(ask, expires_at=NOW + timedelta(hours=1)))
+    reach = make_ask("egress", {"host": "a.test", "port": 443}, kind=AskKind.EGRESS)
+    told = says(replace(reach, expires_at=NOW + timedelta(hours=24)))
+    assert "Open until" not in told
+    assert "waits only a short while; a later answer counts for Claude's next try" in told
 
 
 # ---- how it ended ------------------------------------------------------------------------------------------------

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import schema
 import sqlalchemy as sa
 
-import migrations
 from bot.costscommand import show_costs
 from config.settings import Settings, load
 from sessions.costs import costs, day_of
@@ -20,7 +20,7 @@ from sessions.db import open_database
 async def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.chdir(tmp_path)
     settings = load()
-    await migrations.upgrade(settings.sessions.dsn)
+    await schema.migrated(settings.sessions.dsn)
     return settings
 
 

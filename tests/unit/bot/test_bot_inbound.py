@@ -255,6 +255,8 @@ def test_an_empty_mention_is_a_question_too() -> None:
         ("<mailto:a@b.c|a@b.c>", "a@b.c"),
         ("if a &lt; b &amp;&amp; c &gt; d", "if a < b && c > d"),
         ("&amp;lt;b&amp;gt;", "&lt;b&gt;"),
+        ("#include <stdio.h> <h1>Hi</h1> <!DOCTYPE html> <std::string> <br/> <>",)
+        * 2,  # a command's text is not escaped
     ],
 )
 def test_text_reads_as_it_was_written(raw: str, shown: str) -> None:
@@ -271,6 +273,9 @@ def test_text_reads_as_it_was_written(raw: str, shown: str) -> None:
         ("explain branch=main", "explain branch=main", None, None),
         ("what is `repo=https://x/y`?", "what is `repo=https://x/y`?", None, None),
         ("set repo=name please", "set repo=name please", None, None),
+        ("repo=app.web fix it", "fix it", "app.web", None),
+        ("branch=b repo=app fix it", "fix it", "app", "b"),
+        ("repo=Name fix it", "repo=Name fix it", None, None),
     ],
 )
 def test_repository_and_branch(raw: str, text: str, repository: str | None, branch: str | None) -> None:

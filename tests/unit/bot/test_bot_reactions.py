@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import schema
 from slack_sdk.errors import SlackApiError
 from waiting import until
 
-import migrations
 from bot.reactions import ASKING, DONE, FAILED, RECEIVED, WAITING, WORKING, Reactions
 from bot.store import ReactionStore
 from bot.tasks import Tasks
@@ -105,7 +105,7 @@ class World:
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     dsn = f"sqlite://{tmp_path}/db.sqlite"
-    await migrations.upgrade(dsn)
+    await schema.migrated(dsn)
     db = open_database(dsn)
     made = World(db)
     async with made.tasks:

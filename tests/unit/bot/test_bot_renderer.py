@@ -84,6 +84,8 @@ def valid(parts: list[Part]) -> None:
         (WaitingForPlace(4), "all 4 places are taken"),
         (WaitingForPlace(1), "the only place is taken"),
         (Preparing("cloning"), "Cloning the repository…"),
+        (Preparing("image"), "Preparing the image…"),
+        (Preparing("image 4/12"), "Building the image, step 4 of 12…"),
         (Preparing("starting"), "Starting a container…"),
         (Preparing("waking"), "Waking up"),
         (Preparing("resuming"), "Picking the work up again…"),

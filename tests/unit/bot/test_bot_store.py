@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import schema
 
-import migrations
 from bot.store import MessageStore, Posted
 from sessions.db import Database, open_database
 from sessions.store import Store
@@ -17,7 +17,7 @@ from sessions.types import Prompt, ThreadId, TurnId
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
     dsn = f"sqlite://{tmp_path}/db.sqlite"
-    await migrations.upgrade(dsn)
+    await schema.migrated(dsn)
     database = open_database(dsn)
     yield database
     await database.close()
@@ -36,6 +36,11 @@ async def test_a_message_from_intent_to_end(database: Database) -> None:
     await store.posted(turn, 0, "1.9")  # what is known stays
     await store.posted(turn, 1, "1.3")
     assert (await store.of_turn(turn))[1] == Posted(1, "1.3", None, False)
-    await store.forget(turn, 1)
+    await store.forget(turn, 1, "1.2")
+    await store.shown(turn, 1, "1.4", "d", True, was="1.2")
+    assert (await store.of_turn(turn))[1] == Posted(1, "1.3", None, False), "the row is about another message"
+    await store.shown(turn, 1, "1.4", "d", True, was="1.3")
+    assert (await store.of_turn(turn))[1] == Posted(1, "1.4", "d", True)
+    await store.forget(turn, 1, "1.4")
     assert await store.of_turn(turn) == [Posted(0, "1.2", "d", True)]
     assert await store.of_turn(TurnId("other")) == []

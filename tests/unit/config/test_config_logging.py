@@ -8,7 +8,7 @@ import pytest
 import structlog
 
 from config.logging import bind, configure, get_logger
-from config.masking import MASK, Masker
+from config.masking import MASK, LearningMasker, Masker
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +45,19 @@ def test_debug_shows_what_is_hidden_otherwise() -> None:
 
 
 @pytest.mark.parametrize("style", ["console", "json"])
+def test_a_traceback_says_nothing_of_variables(style: Literal["console", "json"]) -> None:
+    out = io.StringIO()
+    configure(style, stream=out)
+    token = "".join(["s.", "only-a-variable"])
+    try:
+        raise ValueError("no such key")
+    except ValueError:
+        logging.getLogger("some.library").exception("refused")
+    assert "no such key" in out.getvalue()
+    assert token not in out.getvalue()
+
+
+@pytest.mark.parametrize("style", ["console", "json"])
 def test_no_secret_gets_into_the_log(style: Literal["console", "json"]) -> None:
     secret, out = "hunter2-hunter2", io.StringIO()
     configure(style, stream=out, masker=Masker([secret]))
@@ -58,3 +71,12 @@ def test_no_secret_gets_into_the_log(style: Literal["console", "json"]) -> None:
     assert "Traceback" in out.getvalue()
     assert secret not in out.getvalue()
     assert out.getvalue().count(MASK) >= 5
+
+
+def test_a_secret_that_becomes_known_later_is_masked_from_then_on() -> None:
+    out, known = io.StringIO(), list[str]()
+    configure("json", stream=out, masker=LearningMasker(["hunter2-hunter2"], lambda: list(known)))
+    log = get_logger("flow.test")
+    known.append("read-from-a-store")
+    log.info("hunter2-hunter2 and read-from-a-store")
+    assert json.loads(out.getvalue())["event"] == f"{MASK} and {MASK}"

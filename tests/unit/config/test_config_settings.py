@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,15 @@ def test_environment_beats_dotenv_beats_config_json(tmp_path: Path, monkeypatch:
     assert settings.sessions.timeout == 180
     assert settings.sessions.max_sessions == 4
     assert settings.slack.bot_token.get_secret_value() == "xoxb-json"
+
+
+def test_the_example_asks_for_containers_and_never_for_plain_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FLOW_RUNTIME", raising=False)
+    assert load().worklets.runtime == "auto"
+    (tmp_path / ".env").write_text((Path(__file__).parents[3] / ".env.example").read_text())
+    assert load().worklets.runtime == "docker"
 
 
 def test_approvers_are_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,6 +85,9 @@ def test_secrets_are_masked_when_printed(monkeypatch: pytest.MonkeyPatch) -> Non
         ("FLOW_SESSION_TIMEOUT", "soon", ["FLOW_SESSION_TIMEOUT", "soon", "30m"]),
         ("FLOW_MAX_SESSIONS", "0", ["FLOW_MAX_SESSIONS"]),
         ("FLOW_WORKLET_MEMORY", "lots", ["FLOW_WORKLET_MEMORY", "lots"]),
+        ("FLOW_WORKLET_MEMORY", "2", ["FLOW_WORKLET_MEMORY is wrong: it has to be 128m at least."]),
+        ("FLOW_WORKLET_DISK", "10", ["FLOW_WORKLET_DISK is wrong: it has to be 64m at least, or 0 for no limit."]),
+        ("FLOW_WORKLET_LOG_SIZE", "0", ["FLOW_WORKLET_LOG_SIZE is wrong: it has to be 64k at least."]),
         ("SLACK_API_URL", "https://slack.com/", ["SLACK_API_URL", "/api/"]),
         ("FLOW_RUNTIME", "kubernetes", ["FLOW_RUNTIME", "docker"]),
         ("FLOW_MAX_SESSIONS", "abc", ['FLOW_MAX_SESSIONS is wrong: "abc" is not a whole number; write it like 10.']),
@@ -177,7 +190,7 @@ def test_further_values_to_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     assert '"the"' not in e.value.sentence()
 
 
-def test_every_setting_is_in_the_readme() -> None:
-    readme = (Path(__file__).parents[3] / "README.md").read_text()
-    missing = [name for name in known() if f"`{name}`" not in readme]
-    assert missing == []
+def test_every_setting_is_in_the_docs_and_nothing_else() -> None:
+    page = (Path(__file__).parents[3] / "docs/settings.md").read_text()
+    first = "".join(row.split("|")[1] for row in page.splitlines() if row.startswith("| `"))
+    assert sorted(re.findall(r"`(\w+)`", first)) == sorted(known())

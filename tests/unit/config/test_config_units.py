@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from config.units import format_duration, parse_dollars, parse_duration, parse_names, parse_size
@@ -10,10 +12,24 @@ def test_durations(text: str | int, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "m", "30x", "-5m", "0", "half an hour", "30m!"])
+@pytest.mark.parametrize("text", ["", "m", "30x", "-5m", "0", "half an hour", "30m!", "1.0e999", "1m\n<!channel>"])
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(ValueError, match="duration"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 1e300, 10**400, "9" * 32, "999999999d", "1.0e999"])
+def test_a_duration_that_no_timer_can_hold(value: str | float) -> None:
+    with pytest.raises(ValueError, match="duration"):
+        parse_duration(value)
+
+
+def test_a_long_text_is_no_duration_and_costs_nothing() -> None:
+    # The time grew with the square of the length: here it would be hours.
+    for text in ("1" * 2_000_000, "1" * 2_000_000 + "x", "1m" * 1_000_000):
+        with pytest.raises(ValueError, match=r'^"1[1m]{31}…" is not a duration') as told:
+            parse_duration(text)
+        assert len(str(told.value)) < 120
 
 
 @pytest.mark.parametrize(("text", "size"), [("512m", 512 << 20), ("2g", 2 << 30), ("2GB", 2 << 30), (1024, 1024)])

@@ -155,6 +155,11 @@ class Reach:
         await self._program.power.on()
         await self._world.host.destroy(name)
 
-    async def running(self) -> Any:
-        await self._program.power.on()
-        return await self._world.host.running()
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else a host can do: by a program that runs."""
+
+        async def call(*args: Any, **named: Any) -> Any:
+            await self._program.power.on()
+            return await getattr(self._world.host, name)(*args, **named)
+
+        return call

@@ -18,11 +18,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import schema
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
-import migrations
 from sessions import engines, sqlite
 from sessions.db import Connection, Database
 from sessions.dsn import parse_dsn
@@ -214,22 +214,13 @@ def _pragmas(connection: Any, _record: Any) -> None:
     cursor.close()
 
 
-@functools.cache
-def _template() -> bytes:
-    """An empty database of the newest schema."""
-    with tempfile.TemporaryDirectory() as home:
-        path = Path(home) / "db.sqlite"
-        asyncio.run(migrations.upgrade(f"sqlite://{path}"))
-        return path.read_bytes()
-
-
 class Disk:
     """Where the database lies; outlives the program."""
 
     def __init__(self) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="flow-stateful-"))
         self.path = self.home / "db.sqlite"
-        self.path.write_bytes(_template())
+        self.path.write_bytes(schema.template())
 
     def look(self, sql: str, *parameters: Any) -> list[sqlite3.Row]:
         """What is committed."""

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from worklets.events import (
 )
 from worklets.link import Refused
 from worklets.pictures import Picture
+from worklets.profile import Profile
+from worklets.relaydial import Answer
 from worklets.runtime import Worklet
 from worklets.slash import forgets
 
@@ -41,6 +44,12 @@ _numbers = itertools.count(1)
 
 def _replies() -> dict[str, dict[str, Any] | Exception]:
     return {"get_usage": {"session": {"model_usage": {}}}}  # nothing is spent yet
+
+
+def _already() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
 
 
 @dataclass
@@ -63,10 +72,15 @@ class Process:
     on_allowed: Callable[[], None] = lambda: None  # a tool that waited for people begins
     slept: bool = False  # was ended while it waited for people
     dead: bool = False
+    restless: bool = False  # goes on when its relay is asked to let it rest
+    resting: bool = False  # ended, and its container goes on
     stubborn: bool = False  # ignores interrupts
     deaf: bool = False  # ignores SIGTERM too
     mute: bool = False  # takes a prompt without a word
     crashes: bool = False  # ends when it is given a prompt
+    unready: Exception | None = None  # why it can be given none
+    prepared: asyncio.Event = field(default_factory=_already)  # until then whoever wants to give it one waits
+    answering: asyncio.Event = field(default_factory=_already)  # until then control requests wait for their reply
     refuses: bool = False  # has a newer owner
     acked: int = 0
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # control requests: subtype, fields
@@ -144,7 +158,7 @@ class Process:
 
     def die(self, ending: str | None = None) -> None:
         """The container is killed."""
-        self.dead, self.ending = True, ending
+        self.dead, self.resting, self.ending = True, False, ending
         self.news.set()
 
 
@@ -155,7 +169,9 @@ class ScriptedAgent:
         self.earlier: Sequence[Batch] = ()
         self.ending: str | None = None
         self.new_volume = False
+        self.profile = host.profile
         self._after = after
+        self._held = len(process.journal)
         self._host = host
 
     @property
@@ -165,6 +181,10 @@ class ScriptedAgent:
     @property
     def worklet_id(self) -> str:
         return f"container of {self.process.epoch}"
+
+    @property
+    def behind(self) -> bool:
+        return self._after < self._held
 
     async def events(self) -> AsyncIterator[Batch]:
         process = self.process
@@ -186,6 +206,11 @@ class ScriptedAgent:
         self.earlier = ()
         self._host.put_aside.pop(self.process.name, None)
 
+    async def ready(self) -> None:
+        await self.process.prepared.wait()
+        if self.process.unready is not None:
+            raise self.process.unready
+
     async def send(
         self, prompt_id: str, text: str, context: Sequence[str] = (), pictures: Sequence[Picture] = ()
     ) -> None:
@@ -206,6 +231,7 @@ class ScriptedAgent:
         if self.process.dead:
             raise AgentGone
         self.process.asked.append((subtype, fields))
+        await self.process.answering.wait()
         reply = self.process.replies.get(subtype, {})
         if isinstance(reply, Exception):
             raise reply
@@ -242,15 +268,27 @@ class ScriptedHost:
     def __init__(self) -> None:
         self.processes: dict[str, Process] = {}  # by worklet, the latest
         self.opened: list[dict[str, Any]] = []
+        self.introduced: list[tuple[str, str, str]] = []
+        self.granted: list[tuple[str, str, Any]] = []
         self.closed: list[str] = []
+        self.rested: list[str] = []
         self.refusals: list[Exception] = []  # raised by the next opens, first one first
         self.gate = asyncio.Event()  # opens wait for it
         self.gate.set()
         self.on_start: Callable[[Process], None] = lambda process: None
         self.unavailable: Exception | None = None
+        self.silent: set[str] = set()  # worklets whose relay does not answer
+        self.said: dict[str, Answer] = {}  # by their relay, else
+        self.profile = Profile()
         self.copied: list[tuple[str, str]] = []
         self.on_copy: Callable[[], Awaitable[object]] = lambda: asyncio.sleep(0)  # what happens meanwhile
+        self.on_rest: Callable[[], Awaitable[object]] = lambda: asyncio.sleep(0)
         self.put_aside: dict[str, list[Process]] = {}  # whose last words were not stored yet, by worklet
+        self.allowed: dict[str, float | None] = {}  # dollars that a worklet may still spend
+        self.accounted: dict[str, tuple[str, float]] = {}  # the turn that this was told for, what it had cost
+        self.stopped = set[str]()  # containers that ended by themselves
+        self.used: dict[str, datetime] = {}  # when volumes were used last
+        self.sweeps = 0
         self._volumes: dict[str, set[str]] = {}
         self.workspaces: dict[str, dict[str, bytes]] = {}  # path → content, by worklet
 
@@ -291,6 +329,7 @@ class ScriptedHost:
 
     async def close(self, name: str, grace: float = 5.0) -> str | None:
         self.closed.append(name)
+        self.stopped.discard(name)
         if self.unavailable:
             raise self.unavailable
         process = self.processes.get(name)
@@ -301,12 +340,32 @@ class ScriptedHost:
         process.die(ending)
         return ending
 
+    async def rest(self, name: str, fence: int) -> bool:
+        assert fence
+        self.rested.append(name)
+        await self.on_rest()
+        process = self.processes[name]
+        if not process.dead and not process.restless:
+            process.exit(143)
+            process.resting = True
+        return process.resting
+
+    async def allow_spending(self, name: str, dollars: float | None, spent: float = 0.0, of: str = "") -> None:
+        self.allowed[name] = dollars
+        self.accounted[name] = (of, spent)
+
     async def copy(self, source: str, name: str) -> None:
         if self.unavailable:
             raise self.unavailable
         self.copied.append((source, name))
         await self.on_copy()
         self._volumes.setdefault(name, set(self._volumes[source]))
+
+    async def introduce(self, name: str, author: str, email: str) -> None:
+        self.introduced.append((name, author, email))
+
+    async def grant(self, name: str, subject: str, grant: Any) -> None:
+        self.granted.append((name, subject, grant))
 
     async def taken(self, name: str, paths: Sequence[str]) -> set[str]:
         return set(paths) & set(self.workspaces.get(name, {}))
@@ -321,11 +380,24 @@ class ScriptedHost:
         self._volumes.pop(name, None)
         self.workspaces.pop(name, None)
 
+    async def answers(self, name: str, seconds: float = 10.0) -> Answer:
+        return self.said.get(name, Answer.SILENT if name in self.silent else Answer.PROVEN)
+
+    async def standing(self) -> Mapping[str, Worklet]:
+        stopped = {name: Worklet(name, "a container that ended", Path("/run"), running=False) for name in self.stopped}
+        return {**stopped, **await self.running()}
+
+    async def kept(self) -> Mapping[str, datetime | None]:
+        return {name: self.used.get(name) for name in self._volumes}
+
+    async def sweep(self) -> None:
+        self.sweeps += 1
+
     async def running(self) -> Mapping[str, Worklet]:
         if self.unavailable:
             raise self.unavailable
         return {
             name: Worklet(name, f"container of {process.epoch}", Path("/run"), running=True)
             for name, process in self.processes.items()
-            if not process.dead
+            if not process.dead or process.resting
         }

@@ -105,7 +105,7 @@ class People:
 
     async def _interrupt(self, asked: Asked) -> None:
         """It is meant for the turn that runs at this moment; if none runs yet, for the first that waits."""
-        live = self.world.program.sessions._live.get(asked.session_id)
+        live = self.world.program.sessions._tasks.get(asked.session_id)
         current = live and live.turn and self.world.of(live.turn.id)
         if not current:
             return await self._stop(asked, "interrupt")

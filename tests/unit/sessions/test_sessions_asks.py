@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from conftest import Heart
+from heart import Heart
 from scripted import Process, ScriptedHost
 from waiting import until
 
@@ -19,6 +19,7 @@ from sessions.events import AskClosed, AskOpened
 from sessions.policy import Policy
 from sessions.types import Cut, Done, Interrupted, SessionState, Submitted
 from worklets.events import Asked, AskWithdrawn, ModeChanged, ToolFinished, ToolStarted
+from worklets.profile import Profile
 
 BASH = {"command": "touch x"}
 QUESTION = {"questions": [{"question": "Which?", "header": "Which", "options": [{"label": "a"}, {"label": "b"}]}]}
@@ -212,6 +213,47 @@ async def test_always_for_this_channel_counts_in_every_later_session_there(heart
     again = await heart.ask("three")
     await heart.settled(again)
     assert process.asked[-1][1]["settings"]["permissions"]["allow"] == [], "the running process follows"
+
+
+async def test_a_lasting_yes_is_offered_to_servers_only_that_are_there(heart: Heart) -> None:
+    heart.host.profile = Profile(mcp_servers={"tracker": {}}, mcp_identities={"tracker": "own:mine"})
+    wanted = ("mcp__*", "mcp__gone__x", "mcp__tracker__file", "Bash(ls)")
+    _, _, _, ask = await asking(heart, "mcp__tracker__file", {}, suggestions=wanted)
+    assert ask.suggestions == wanted[2:]
+    assert ask.servers == {"mcp__tracker__file": "own:mine"}
+
+
+async def test_a_yes_to_an_mcp_server_is_none_to_another_of_its_name(heart: Heart) -> None:
+    rule = "mcp__tracker__file"
+    heart.host.profile = Profile(mcp_servers={"tracker": {}}, mcp_identities={"tracker": "own:mine"})
+    asked, process, request, ask = await asking(heart, rule, {}, suggestions=(rule,))
+    await heart.sessions.decide(ask.id, Decision("allow", scope="channel"), "U2")
+    await heard(process, request)
+    (applied,) = [fields["settings"]["permissions"] for name, fields in process.asked if name == "apply_flag_settings"]
+    assert applied["allow"] == [rule]
+    process.answer("done")
+    await heart.settled(asked)
+    # One that an earlier Flow stored knows the name only; so does one that a hostile process suggests.
+    await heart.sessions.add_rule("channel", "T1/C1", "allow", "mcp__tracker__drop", "U1")
+    await heart.sessions.add_rule("channel", "T1/C1", "allow", "mcp__github__search", "U1")
+    await heart.sessions.add_rule("channel", "T1/C1", "deny", "mcp__tracker__read", "U1")
+
+    async def follows(ts: str, profile: Profile) -> dict[str, list[str]]:
+        heart.host.profile = profile
+        other = await heart.ask("HOLD", ts)
+        process = await heart.process(other)
+        process.answer("done")
+        await heart.settled(other)
+        applied = [fields["settings"]["permissions"] for name, fields in process.asked if name == "apply_flag_settings"]
+        return dict(applied[-1]) if applied else {}
+
+    theirs = Profile(
+        mcp_servers={"tracker": {}, "github": {}}, mcp_identities={"tracker": "own:x", "github": "builtin:github"}
+    )
+    found = await follows("1700000009.000000", theirs)
+    assert (found["allow"], found["deny"]) == (["mcp__github__search"], ["mcp__tracker__read"])
+    same = Profile(mcp_servers={"tracker": {}}, mcp_identities={"tracker": "own:mine"})
+    assert sorted((await follows("1700000010.000000", same))["allow"]) == ["mcp__github__search", rule]
 
 
 async def test_rules_reach_turns_that_run(heart: Heart) -> None:

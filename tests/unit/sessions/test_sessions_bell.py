@@ -54,7 +54,7 @@ async def test_a_lost_connection_comes_back_and_what_was_rung_meanwhile_is_heard
         proxy.refuse()
         await until(lambda: not cut_off.connected)
         for number in range(5_000):
-            await asyncio.wait_for(cut_off.ring(SessionId(str(number))), 1)
+            await asyncio.wait_for(cut_off.ring(SessionId(str(number))), 30)
         proxy.restore()
         await until(lambda: len(heard_other) == 1_000)
         await other.ring(SessionId("back"))

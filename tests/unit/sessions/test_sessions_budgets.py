@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from conftest import Heart, Start
+from heart import Heart, Start
 from scripted import Process, ScriptedHost
 from waiting import until
 
@@ -13,6 +13,7 @@ from config.settings import LimitSettings
 from sessions.asks import Ask, AskKind, AskState, Decision
 from sessions.edits import Edited
 from sessions.events import AskClosed, AskOpened
+from sessions.modelusage import ModelUsage
 from sessions.policy import Policy
 from sessions.types import Done, Failed, Interrupted, Submitted
 from worklets.events import Remark, Spent, TurnEnded, Usage
@@ -291,3 +292,37 @@ async def test_the_transaction_that_ends_a_waiting_turn_closes_its_question(star
         closed = await heart.sessions.ask(ask.id)
         assert closed is not None
         assert closed.state is AskState.WITHDRAWN
+
+
+# ---- what the gateway counted ------------------------------------------------------------------------------------
+
+
+async def test_the_gateway_is_told_what_a_turn_may_still_cost(start: Start, host: ScriptedHost) -> None:
+    async with start(limits=LimitSettings(session=2.0, turn=9.0, hard=1.5)) as heart:
+        first = await costing(heart, "one", 0.5)
+        second = await heart.ask("HOLD two")
+        process = await heart.process(second)
+        await until(lambda: host.allowed.get(first.session.worklet) == pytest.approx(2.5))
+        spend(process, 0.0)
+        spend(process, 1.0)
+        await until(lambda: host.allowed[first.session.worklet] == pytest.approx(1.5))
+        assert host.accounted[first.session.worklet] == (second.turn.id, pytest.approx(1.0))
+        end(process, second, 1.0)
+        await heart.settled(second)
+
+
+async def test_without_a_limit_it_is_told_to_forget_one_that_was_removed(heart: Heart, host: ScriptedHost) -> None:
+    first = await costing(heart, "one", 0.5)
+    assert host.allowed == {first.session.worklet: None}
+
+
+async def test_what_was_asked_past_claude_counts_for_limits(start: Start) -> None:
+    async with start(limits=LimitSettings(session=2.0, hard=1.5)) as heart:
+        first = await costing(heart, "one", 0.5)
+        counted = {
+            "id": "book:1", "worklet_id": first.session.id, "model": "opus", "input_tokens": 110, "output_tokens": 0,
+            "cache_read_tokens": 0, "cache_write_tokens": 0, "hour_tokens": 0, "dollars": 2.2,
+        }  # fmt: skip
+        await ModelUsage(heart.db, heart.sessions.store.clock).note([counted])
+        second = await heart.ask("HOLD two")
+        assert "$2.20 of $2.00" in (await asked(heart, second)).input["text"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import sqlalchemy as sa
-from conftest import THREAD, Heart, Start
+from heart import THREAD, Heart, Start
 from scripted import Process
 
 from sessions.errors import SessionBusy, SessionNotFound

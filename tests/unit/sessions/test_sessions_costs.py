@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from conftest import Heart, Start
+from heart import Heart, Start
 from waiting import until
 
 from sessions.costs import Costs, Spending, described, dollars, month_of

@@ -45,7 +45,7 @@ async def test_a_second_program_on_the_same_file_is_refused(tmp_path: Path) -> N
     first = open_database(dsn)
     with pytest.raises(StoreBusy, match="Another Flow is running"):
         open_database(dsn)
-    await migrations.upgrade(dsn)
+    assert await migrations.upgrade(dsn)
     beside = open_database(dsn, exclusive=False)
     assert await Store(beside).list() == []
     await beside.close()
@@ -80,8 +80,10 @@ async def test_a_full_disk_says_so_and_loses_nothing_that_was_stored(tmp_path: P
         pages = (await connection.exec_driver_sql("pragma page_count")).scalar_one()
         await connection.exec_driver_sql(f"pragma max_page_count={pages}")
     big = Prompt(ThreadId("T", "C", "2.0"), "C:2", "2.0", "U", "x" * 200_000)
-    with pytest.raises(StoreUnavailable, match="The disk is full"):
+    with pytest.raises(StoreUnavailable, match="The disk is full") as told:
         await store.submit(big)
+    full = f"The disk is full: the database cannot write ({dsn})."
+    assert told.value.sentence() == f"{full} Make room there, then write again: what came before is kept."
     assert len(await store.list()) == 1
     await db.close()
 

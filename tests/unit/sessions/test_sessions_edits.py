@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from conftest import THREAD, Heart
+from heart import THREAD, Heart
 from scripted import ScriptedHost
 from waiting import until
 

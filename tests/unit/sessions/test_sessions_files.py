@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from conftest import Heart, Start
+from heart import Heart, Start
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted import Process, ScriptedHost

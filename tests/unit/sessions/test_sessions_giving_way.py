@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from conftest import Heart, Start
+from heart import Heart, Start
 from scripted import Process
 from waiting import until
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from conftest import Heart
+from heart import Heart
 
 from sessions.db import Database
 from sessions.holdings import Holdings

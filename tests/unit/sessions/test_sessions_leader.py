@@ -9,12 +9,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import schema
 import sqlalchemy as sa
 from postgres import postgres_dsn, postgres_server  # noqa: F401 - fixtures
 from tcpproxy import TcpProxy
 from waiting import until
 
-import migrations
 from sessions.db import Database, open_database
 from sessions.errors import StoreUnavailable
 from sessions.leader import Leader
@@ -25,7 +25,7 @@ DUE = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
 @pytest.fixture
 async def db(postgres_dsn: str) -> AsyncIterator[Database]:  # noqa: F811
-    await migrations.upgrade(postgres_dsn)
+    await schema.migrated(postgres_dsn)
     db = open_database(postgres_dsn)
     yield db
     await db.close()

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import sqlalchemy as sa
-from conftest import THREAD, Heart, Start
+from heart import THREAD, Heart, Start
 from waiting import until
 
 from config.masking import MASK, Masker

@@ -11,13 +11,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import schema
 import sqlalchemy as sa
 from postgres import postgres_dsn, postgres_server  # noqa: F401 - fixtures
 from structlog.testing import capture_logs
 from tcpproxy import TcpProxy
 from waiting import until
 
-import migrations
 from sessions.db import Database, open_database
 from sessions.errors import StoreUnavailable
 from sessions.outage import Outage
@@ -31,7 +31,7 @@ def prompt(number: int) -> Prompt:
 
 @pytest.fixture
 async def path(tmp_path: Path) -> Path:
-    await migrations.upgrade(f"sqlite://{tmp_path}/db.sqlite")
+    await schema.migrated(f"sqlite://{tmp_path}/db.sqlite")
     return tmp_path / "db.sqlite"
 
 
@@ -55,6 +55,7 @@ def locked(path: Path) -> Iterator[sqlite3.Connection]:
         other.close()
 
 
+@pytest.mark.deadlines
 async def test_whoever_slack_waits_for_is_told_in_time_that_the_file_is_locked(path: Path) -> None:
     async with opened(f"sqlite://{path}") as db:
         store, loop = Store(db), asyncio.get_running_loop()
@@ -84,6 +85,7 @@ async def test_a_write_that_nobody_waits_for_waits_for_the_lock_and_lets_others_
         assert order == ["fast", "slow"]
 
 
+@pytest.mark.deadlines
 async def test_reading_goes_on_while_the_file_is_locked_and_health_says_so_all_the_same(path: Path) -> None:
     async with opened(f"sqlite://{path}") as db:
         store = Store(db)
@@ -135,7 +137,7 @@ def test_an_outage_is_logged_once_and_its_end_once() -> None:
 
 @pytest.fixture
 async def proxied(postgres_dsn: str) -> AsyncIterator[tuple[TcpProxy, Database]]:  # noqa: F811
-    await migrations.upgrade(postgres_dsn)
+    await schema.migrated(postgres_dsn)
     parts = urlsplit(postgres_dsn)
     async with (
         TcpProxy(parts.hostname or "", parts.port or 0) as proxy,
@@ -145,7 +147,7 @@ async def proxied(postgres_dsn: str) -> AsyncIterator[tuple[TcpProxy, Database]]
 
 
 async def _submit(store: Store, numbers: range) -> None:
-    """A few at a time: each has two seconds, on a slow machine too."""
+    """A few at a time, as Slack would send them."""
     for first in numbers[::4]:
         await asyncio.gather(*(store.submit(prompt(n)) for n in numbers if first <= n < first + 4))
 
@@ -168,6 +170,7 @@ async def test_connections_that_died_with_the_server_fail_nobody_once_it_is_back
     assert db.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
 
 
+@pytest.mark.deadlines
 @pytest.mark.postgres
 async def test_a_silent_server_holds_up_no_acknowledgement_and_leaks_no_connection(
     proxied: tuple[TcpProxy, Database],

@@ -3,8 +3,7 @@
 import asyncio
 import contextlib
 
-from sessions.places import Places
-from sessions.run import _wait
+from sessions.places import Places, granted
 from sessions.types import SessionId
 
 A, B = SessionId("a"), SessionId("b")
@@ -14,7 +13,7 @@ async def test_a_place_given_up_while_the_waiting_one_is_stopped() -> None:
     places = Places(1, lambda _: None)
     places.ask(A)
     ticket = places.ask(B)
-    waiting = asyncio.create_task(_wait(ticket, lambda: None))
+    waiting = asyncio.create_task(granted(ticket, lambda: None))
     await asyncio.sleep(0)
     waiting.cancel()
     with contextlib.suppress(asyncio.CancelledError):

@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
+import schema
 import sqlalchemy as sa
-from conftest import QUICK, Heart
+from heart import QUICK, Heart
 from postgres import postgres_dsn, postgres_server  # noqa: F401 - fixtures
 from scripted import ScriptedHost
 from waiting import until
 
-import migrations
 from sessions.db import open_database
 from sessions.manager import Sessions
 from sessions.reaper import Reaper
@@ -46,7 +46,7 @@ async def replica(
 
 @pytest.fixture
 async def dsn(postgres_dsn: str) -> str:  # noqa: F811
-    await migrations.upgrade(postgres_dsn)
+    await schema.migrated(postgres_dsn)
     return postgres_dsn
 
 
@@ -59,9 +59,9 @@ async def answered(heart: Heart, text: str = "one") -> Submitted:
 
 async def dies(heart: Heart) -> None:
     """As if by SIGKILL, longer ago than its lease: its tasks are gone, its rows say what they said."""
-    for task in list(heart.sessions._tasks.values()):
+    for task in list(heart.sessions._tasks.tasks.values()):
         task.cancel()
-    await until(lambda: not heart.sessions._tasks)
+    await until(lambda: not heart.sessions._tasks.tasks)
 
 
 async def expire(heart: Heart) -> None:

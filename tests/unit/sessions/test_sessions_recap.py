@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from conftest import Heart
+from heart import Heart
 from scripted import ScriptedHost
 from waiting import until
 

@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from conftest import QUICK, Heart
+from heart import QUICK, Heart
 from scripted import Process, ScriptedHost
 from waiting import until
 
+from sessions.errors import LeaseLost
 from sessions.events import Preparing
 from sessions.loss import again_id
 from sessions.types import Cut, Done, Failed, Interrupted, SessionState, Submitted, TurnState
@@ -271,3 +272,20 @@ async def test_a_worklet_that_another_process_has_taken_over_is_left_alone(start
         assert host.closed == []
         assert not process.dead
         assert paused.outcomes(asked.turn.id) == []
+
+
+async def test_who_opens_a_worklet_can_look_whether_it_is_its_own_before_it_ends_one(
+    start: Any, host: ScriptedHost
+) -> None:
+    async with start() as paused:
+        host.gate.clear()
+        asked = await paused.ask("hello")
+        (opening,) = await until(lambda: host.opened)
+        await opening["still_owned"]()
+        assert await paused.sessions.store.leases.acquire(asked.session.id, "another", 30)
+        with pytest.raises(LeaseLost) as lost:
+            await opening["still_owned"]()
+        host.refusals.append(lost.value)
+        host.gate.set()
+        await until(lambda: not paused.sessions.is_live(asked.session.id))
+        assert (host.closed, paused.outcomes(asked.turn.id)) == ([], [])

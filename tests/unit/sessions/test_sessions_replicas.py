@@ -9,13 +9,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import schema
 import sqlalchemy as sa
-from conftest import QUICK, Heart
+from heart import QUICK, Heart
 from postgres import postgres_dsn, postgres_server  # noqa: F401 - fixtures
 from scripted import ScriptedHost
 from waiting import until
 
-import migrations
 from sessions.asks import Decision
 from sessions.db import open_database
 from sessions.errors import StoreUnavailable
@@ -70,7 +70,7 @@ async def replica(
 
 @pytest.fixture
 async def dsn(postgres_dsn: str) -> str:  # noqa: F811
-    await migrations.upgrade(postgres_dsn)
+    await schema.migrated(postgres_dsn)
     return postgres_dsn
 
 
@@ -230,3 +230,21 @@ async def _take_away(heart: Heart, session_id: Any) -> None:
         await connection.execute(
             sa.update(table).where(table.c.id == session_id).values(lease_until=0, fence=table.c.fence + 1)
         )
+
+
+async def test_a_turn_that_was_shown_over_is_told_again_by_whoever_has_its_session(dsn: str) -> None:
+    host, bells = ScriptedHost(), Bells()
+    async with replica(dsn, host, bells=bells) as one, replica(dsn, host, bells=bells) as two:
+        asked = await one.ask("hello")
+        assert not await two.sessions.show_again(asked.turn.id), "it is not shown to the end yet"
+        await one.settled(asked)
+        await one.sessions.delivered(asked.turn.id)
+        told = one.kinds(asked.turn.id)
+        assert await two.sessions.show_again(asked.turn.id)
+        await until(lambda: one.kinds(asked.turn.id).count("Settled") == 2)
+        again = one.kinds(asked.turn.id)[len(told) :]
+        assert again[0] == "Queued"
+        assert again[-1] == "Settled"
+        assert "Text" in again
+        await one.sessions.delivered(asked.turn.id)
+        assert two.told == []

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from typing import Any
 
-from conftest import Heart
+from heart import Heart
 from scripted import ScriptedHost
 from waiting import until
 
@@ -194,7 +195,7 @@ async def test_drain_does_not_wait_for_a_container_that_starts(start: Any, host:
     async with start() as heart:
         asked = await heart.ask("one")
         await until(lambda: host.opened)
-        await asyncio.wait_for(heart.sessions.drain(grace=30), 5)
+        await asyncio.wait_for(heart.sessions.drain(grace=120), 60)
     host.gate.set()
     async with start() as after:
         await come_back(after)
@@ -255,14 +256,12 @@ async def test_the_database_is_waited_for(start: Any) -> None:
     async with start() as heart:
         asked = await heart.ask("HOLD")
         process = await heart.process(asked)
-        import sqlite3
-
-        other = sqlite3.connect(heart.db.dsn.path or "")
+        other = sqlite3.connect(heart.db.dsn.path or "", timeout=60, check_same_thread=False)
         async with heart.db.read() as connection:
             await connection.exec_driver_sql("pragma busy_timeout=0")
-        other.execute("begin immediate")
+        await asyncio.to_thread(other.execute, "begin immediate")  # a write may be under way on this loop
         process.answer("after the storm")
-        await asyncio.sleep(0.2)
+        await until(lambda: "TextDelta" in heart.kinds(asked.turn.id))  # told at once; what is to be stored waits
         assert heart.outcomes(asked.turn.id) == []
         other.rollback()
         other.close()

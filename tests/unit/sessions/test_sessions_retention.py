@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import schema
 import sqlalchemy as sa
-from conftest import Heart
 from freezegun import freeze_time
+from heart import Heart
 from postgres import postgres_dsn, postgres_server  # noqa: F401 - fixtures
 from scripted import ScriptedHost
 from structlog.testing import capture_logs
 from waiting import until
 
-import migrations
 from sessions.archive import ArchiveWriter, archive_path, read_archive
 from sessions.db import Database, open_database
 from sessions.housekeeping import Housekeeping
@@ -28,6 +28,7 @@ from sessions.retention import ArchiveFailed, Retention
 from sessions.store import Store
 from sessions.tables import asides, events
 from sessions.tables import sessions as table
+from sessions.tooluse import tool_uses
 from sessions.transcript import Transcript
 from sessions.types import Done, Prompt, Session, SessionState, ThreadId
 from worklets.errors import RuntimeUnavailable, WorkletError
@@ -110,7 +111,7 @@ def dsn(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 async def db(dsn: str) -> AsyncIterator[Database]:
-    await migrations.upgrade(dsn)
+    await schema.migrated(dsn)
     db = open_database(dsn)
     yield db
     await db.close()
@@ -204,6 +205,10 @@ async def test_a_transcript_goes_into_a_file_after_a_year_and_its_summary_stays(
         where = {"team": "T", "channel": "C", "ts": "0.5", "user_id": "U2", "created_at": house.clock()}
         said = {"source_id": "C:0.5", "session_id": session.id, "author": "Ann", "text": "by the way", **where}
         await connection.execute(sa.insert(asides).values(said))
+        used = {"tool": "Bash", "risk": "high", "basis": "mode", "digest": "d", "ask_id": "a", "at": house.clock()}
+        await connection.execute(
+            sa.insert(tool_uses).values(session_id=session.id, epoch="epoch", seq=1, part=0, **used)
+        )
     house.clock.now += YEAR - timedelta(seconds=1)
     await house.retention.sweep()
     assert await house.events(session) == 2
@@ -221,7 +226,8 @@ async def test_a_transcript_goes_into_a_file_after_a_year_and_its_summary_stays(
     assert [next(iter(line)) for line in said_then] == ["event", "event", "aside"]
     assert house.texts(session) == ["forty-two"]
     async with house.store.db.read() as connection:
-        assert (await connection.execute(sa.select(sa.func.count()).select_from(asides))).scalar_one() == 0
+        for gone in (asides, tool_uses):
+            assert (await connection.execute(sa.select(sa.func.count()).select_from(gone))).scalar_one() == 0
     assert len(await house.store.turns(session.id)) == 1, "a redelivered message is still recognised"
 
 

@@ -62,7 +62,7 @@ async def test_a_writer_that_is_cancelled_as_its_turn_comes_passes_it_on() -> No
         tasks = await _line(writers, order, "ab")
     tasks["a"].cancel()  # it has been called, and has not run yet
     await asyncio.wait([tasks["a"]])
-    await asyncio.wait_for(tasks["b"], 1)
+    await asyncio.wait_for(tasks["b"], 30)
     assert order == ["b"]
 
 
@@ -72,5 +72,5 @@ async def test_a_failure_inside_ends_the_turn() -> None:
         async with writers.turn():
             raise RuntimeError
     except RuntimeError:
-        await asyncio.wait_for((await _line(writers, order, "a"))["a"], 1)
+        await asyncio.wait_for((await _line(writers, order, "a"))["a"], 30)
     assert order == ["a"]

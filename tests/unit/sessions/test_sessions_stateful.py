@@ -252,7 +252,7 @@ class Machine(People, Claude, Faults, Time, RuleBasedStateMachine):
 
 
 Machine.TestCase.settings = settings(
-    max_examples=settings().max_examples if CHAOS else 30,
+    max_examples=settings().max_examples if CHAOS else 15,
     stateful_step_count=50 if CHAOS else 40,
     suppress_health_check=list(HealthCheck),
     print_blob=True,

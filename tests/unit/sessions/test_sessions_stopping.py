@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
-from conftest import QUICK, Heart
+from heart import QUICK, Heart
 from scripted import ScriptedHost
 from waiting import until
 

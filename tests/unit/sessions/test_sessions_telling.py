@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from conftest import Heart
+from heart import Heart
 from scripted import ScriptedHost
 from waiting import until
 

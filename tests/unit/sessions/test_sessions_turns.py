@@ -5,13 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import Heart
+from heart import Heart
 from scripted import ScriptedHost
 from waiting import until
 
 from sessions.events import Preparing, Queued, Settled, WaitingForPlace
 from sessions.loss import again_id
-from sessions.types import Done, Failed, Interrupted, SessionState, ThreadId, TurnState
+from sessions.types import (
+    Done,
+    Failed,
+    Interrupted,
+    SessionState,
+    ThreadId,
+    TurnState,
+)
 from worklets.errors import AgentGone, CloneFailed, ImageMissing, NoCredential, RuntimeUnavailable
 from worklets.events import (
     AgentExited,

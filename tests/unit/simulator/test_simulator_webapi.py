@@ -22,6 +22,13 @@ async def test_auth_test_names_the_bot_and_its_scopes(slack: SlackSimulator) -> 
     assert "chat:write" in answer.headers["x-oauth-scopes"]
 
 
+async def test_a_name_is_a_mention_as_a_whole_word_and_never_in_code(slack: SlackSimulator) -> None:
+    name = slack.workspace.users[slack.bot_user_id].real_name
+    ts = await slack.post("maya", "#general", f"@{name}, import @{name}/kvstore: `@{name}` ```\n@{name}\n```")
+    bot = f"<@{slack.bot_user_id}>"
+    assert slack.record(ts).body["text"] == f"{bot}, import @{name}/kvstore: `@{name}` ```\n@{name}\n```"
+
+
 async def test_tokens_are_checked_with_http_200(slack: SlackSimulator) -> None:
     assert await error_of(web_client(slack, "xoxb-wrong").auth_test()) == "invalid_auth"
     assert await error_of(web_client(slack, slack.app_token).auth_test()) == "not_allowed_token_type"

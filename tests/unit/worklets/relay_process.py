@@ -3,10 +3,15 @@
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+
+from websockets.asyncio.server import ServerConnection, unix_serve
+from websockets.http11 import Request, Response
+
+from worklets.relay.proof import NONCE, PROOF, Sealed, proof, seals
 
 RELAY = Path(__file__).parents[3] / "worklets" / "relay" / "relay.py"
 TOKEN = "secret-token"
@@ -84,3 +89,22 @@ async def running_relay(root: Path, command: list[str] | None = None) -> AsyncIt
         if process.returncode is None:
             process.kill()
         await process.wait()
+
+
+@asynccontextmanager
+async def forged_relay(
+    path: Path, talk: Callable[[Sealed], Awaitable[None]], token: str = TOKEN
+) -> AsyncIterator[None]:
+    """One that has the token all the same, and says whatever `talk` does."""
+    ours = "0" * 32
+
+    def prove(_ws: ServerConnection, request: Request, response: Response) -> None:
+        response.headers[NONCE], response.headers[PROOF] = ours, proof(token, request.headers[NONCE], ours)
+
+    async def serve(ws: ServerConnection) -> None:
+        assert ws.request is not None
+        flows, relays = seals(token, ws.request.headers[NONCE], ours)
+        await talk(Sealed(ws, relays, flows))
+
+    async with unix_serve(serve, str(path), compression=None, process_response=prove):
+        yield

@@ -17,7 +17,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from waiting import until
 
-from worklets.gateway import Credential, ModelGateway, outgoing
+from worklets.gateway import ModelGateway
+from worklets.gatewaymodel import Credential, outgoing
 from worklets.identity import Identity
 from worklets.sockets import short_path
 
@@ -275,7 +276,7 @@ async def test_a_client_that_leaves_ends_the_request_upstream(serve: Open, upstr
     response = await client.post("/v1/messages", json={})
     await arrived.wait()
     response.close()
-    await asyncio.wait_for(left.wait(), 5)
+    await asyncio.wait_for(left.wait(), 60)
 
 
 async def test_an_upstream_that_is_away_is_a_502_in_the_apis_shape(serve: Open) -> None:

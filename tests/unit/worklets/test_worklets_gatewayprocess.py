@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -19,10 +20,14 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from waiting import until
 
-from worklets.gateway import Credential
+from config.slices.egress import EgressSettings
+from worklets import gatewayprocess
+from worklets.egressasking import WANTED
 from worklets.gatewayclient import GatewayClient
 from worklets.gatewaycontrol import LOG, LONGEST, PROGRAM, SOCKET, control_dir, holder, version
 from worklets.gatewaydoor import Door, Traffic
+from worklets.gatewaymodel import Credential
+from worklets.gatewayprocess import GatewayProcess
 from worklets.identity import Identity
 from worklets.sockets import listen, short_path
 
@@ -32,16 +37,19 @@ PROCESS = (sys.executable, "-m", PROGRAM)
 
 
 class Model:
-    """Answers "first", then "last" as soon as `go_on` is set. `keys` are those that it was asked with."""
+    """Answers "first", then "last" as soon as `go_on` is set, or `body`. `keys` are those that it was asked with."""
 
     def __init__(self) -> None:
         self.url = ""
         self.go_on = asyncio.Event()
         self.keys: list[str] = []
+        self.body = b""  # the answer, in one piece and as JSON
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         await request.read()
         self.keys.append(request.headers["x-api-key"])
+        if self.body:
+            return web.Response(body=self.body, content_type="application/json")
         response = web.StreamResponse()
         await response.prepare(request)
         await response.write(b"first ")
@@ -77,7 +85,7 @@ async def bot(share_dir: Path, model: Model) -> AsyncIterator[Callable[..., Gate
     """Makes a bot's client; all are closed at the end."""
     made: list[GatewayClient] = []
 
-    def bot(key: str = KEY, *, command: tuple[str, ...] = PROCESS, **options: float) -> GatewayClient:
+    def bot(key: str = KEY, *, command: tuple[str, ...] = PROCESS, **options: Any) -> GatewayClient:
         identity = Identity.load(share_dir)
         credential = Credential(api_key=key)
         client = GatewayClient(
@@ -112,6 +120,18 @@ async def asking(share_dir: Path, name: str = "w") -> AsyncIterator[aiohttp.Clie
         ):
             assert await answer.content.readexactly(6) == b"first "
             yield answer
+
+
+async def status(share_dir: Path, name: str = "w") -> int:
+    """Of an answer that the worklet reads to its end."""
+    headers = {"x-api-key": Identity.load(share_dir).token("gateway", name)}
+    with short_path(run_dir(share_dir, name), "gateway.sock") as path:
+        async with (
+            aiohttp.ClientSession("http://localhost", connector=aiohttp.UnixConnector(path), headers=headers) as http,
+            http.post("/v1/messages", json={}) as answer,
+        ):
+            await answer.read()
+            return answer.status
 
 
 async def pid_of(client: GatewayClient) -> int:
@@ -191,7 +211,7 @@ async def test_a_process_that_hung_only_for_an_order_is_asked_again(bot: Bot, sh
             if asked.get("name") == "v" and not hung.is_set():
                 hung.set()
                 continue
-            state = {"version": version(), "pid": os.getpid(), "doors": {}, "running": 0}
+            state = {"version": version(), "pid": os.getpid(), "doors": {}, "running": 0, "egress": {}}
             writer.write(json.dumps({"id": asked["id"], **state}).encode() + b"\n")
         writer.close()
 
@@ -220,7 +240,7 @@ async def test_a_new_credential_counts_for_new_requests(bot: Bot, share_dir: Pat
 
 
 async def test_a_process_of_another_version_hands_over(bot: Bot, share_dir: Path, model: Model, tmp_path: Path) -> None:
-    for package in ("config", "worklets"):
+    for package in ("config", "kvstore", "worklets"):
         shutil.copytree(ROOT / package, tmp_path / "older" / package)
     with (tmp_path / "older" / "worklets" / "gatewaydoor.py").open("a") as source:
         source.write("# an older version\n")
@@ -238,12 +258,15 @@ async def test_a_process_of_another_version_hands_over(bot: Bot, share_dir: Path
         assert await begun.content.read() == b"last"
     await until(lambda: not _runs(old_pid))
     assert await pid_of(new) == new_pid
+    assert await status(share_dir, "spent") == 403, "what it may spend came along"
 
 
 async def _started_by_another(client: GatewayClient, share_dir: Path) -> int:
     """The process that an older Flow left behind, with a door. It has to be told as that Flow would have told it."""
     client._met = True  # an older Flow knows its own version, which the code here cannot have
     await client.open("w", run_dir(share_dir))
+    await client.open("spent", run_dir(share_dir, "spent"))
+    await client.limit("spent", 0.0, 1.0, "turn")
     pid = await pid_of(client)
     await client.aclose()
     return pid
@@ -369,6 +392,27 @@ async def test_it_ends_when_no_bot_and_no_worklet_is_left(bot: Bot, share_dir: P
     assert not (control_dir(share_dir) / SOCKET).exists()
 
 
+async def test_a_door_that_a_bot_opens_while_worklets_are_looked_for_stays(
+    share_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worklet that is about to start has its door before its relay listens."""
+    process = GatewayProcess(share_dir, -1)
+    await process._gateway.open("w", run_dir(share_dir, "w"))
+    bot: Any = object()
+
+    async def answers_late(_: Path) -> bool:
+        process._bots.add(bot)
+        return False
+
+    monkeypatch.setattr(gatewayprocess, "_is_alive", answers_late)
+    try:
+        assert not await process._is_useless()
+        assert process._bots
+        assert "w" in process._gateway.doors()
+    finally:
+        await process._gateway.aclose()
+
+
 async def test_it_waits_longer_for_the_bot_of_a_worklet_that_lives(bot: Bot, share_dir: Path) -> None:
     asked = asyncio.Event()
 
@@ -446,11 +490,11 @@ async def test_a_stranger_on_the_control_socket_changes_nothing(bot: Bot, share_
 
 
 @asynccontextmanager
-async def door(directory: Path, *, most: int, seconds: float) -> AsyncIterator[Door]:
+async def door(directory: Path, *, most: int, to_store: int = 0, seconds: float = 60) -> AsyncIterator[Door]:
     async def answer(_: web.BaseRequest) -> web.StreamResponse:
         return web.Response(text="well")
 
-    made = Door("w", directory, answer, Traffic(), most=most, seconds=seconds)
+    made = Door("w", directory, answer, Traffic(), most=most, most_to_store=to_store, seconds=seconds)
     await made.listen()
     yield made
     await made.close()
@@ -459,9 +503,9 @@ async def door(directory: Path, *, most: int, seconds: float) -> AsyncIterator[D
 async def test_a_worklet_has_so_many_connections_and_no_more(tmp_path: Path) -> None:
     async with door(tmp_path, most=2, seconds=60):
         with short_path(tmp_path, "gateway.sock") as path:
-            held = [await asyncio.open_unix_connection(path) for _ in range(2)]
+            held = [await _asked(path, "/v1/messages") for _ in range(2)]
             assert not await _answers(path)
-            for _, writer in held:
+            for writer in held:
                 writer.close()
             await until(lambda: _answers(path))
 
@@ -501,6 +545,14 @@ async def test_a_request_that_never_ends_does_not_keep_a_door_that_finishes(tmp_
     writer.close()
 
 
+async def _asked(path: str, target: str) -> asyncio.StreamWriter:
+    """A connection that had its answer, and stays open."""
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    assert (await reader.readuntil(b"well")).startswith(b"HTTP/1.1 200")
+    return writer
+
+
 async def _answers(path: str) -> bool:
     reader, writer = await asyncio.open_unix_connection(path)
     try:
@@ -510,3 +562,167 @@ async def _answers(path: str) -> bool:
         return False
     finally:
         writer.close()
+
+
+async def test_what_worklets_may_reach_follows_the_settings(bot: Bot, share_dir: Path) -> None:
+    """The process goes on through restarts of the bot, and so do its doors; the names end in .invalid: none exists."""
+
+    async def ask(host: str) -> str:
+        with short_path(run_dir(share_dir), "proxy.sock") as path:
+            reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(f"CONNECT {host}:443 HTTP/1.1\r\n\r\n".encode())
+        answer = await asyncio.wait_for(reader.read(), 60)
+        writer.close()
+        return answer.decode()
+
+    first = bot(egress=EgressSettings(mode="allow-list", hosts="one.invalid"))
+    await first.open("w", run_dir(share_dir))
+    pid = await pid_of(first)
+    assert "X-Blocked-By" not in await ask("one.invalid")
+    assert "allows one.invalid; ask for it" in await ask("two.invalid")
+    state = (await first.state())["egress"]
+    assert (state["mode"], state["refused"], state["failed"]) == ("allow-list", 1, 1)
+    await first.aclose()
+    second = bot(egress=EgressSettings(mode="allow-list", hosts="two.invalid"))
+    assert await pid_of(second) == pid
+    assert "allows two.invalid; ask for it" in await ask("one.invalid")
+    assert "X-Blocked-By" not in await ask("two.invalid")
+    await second.aclose()
+    third = bot()
+    assert await pid_of(third) == pid
+    assert "FLOW_EGRESS=none" in await ask("two.invalid")
+    await third.open("v", run_dir(share_dir, "v"))
+    assert not (run_dir(share_dir, "v") / "proxy.sock").exists()
+
+
+async def test_a_question_for_a_host_outlives_its_events_the_bot_and_the_process(bot: Bot, share_dir: Path) -> None:
+    async def connect() -> str:
+        with short_path(run_dir(share_dir), "proxy.sock") as path:
+            reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(b"CONNECT wanted.invalid:443 HTTP/1.1\r\n\r\n")
+        try:
+            return (await asyncio.wait_for(reader.read(), 60)).decode()
+        finally:
+            writer.close()
+
+    def hears(client: GatewayClient) -> list[dict[str, Any]]:
+        heard: list[dict[str, Any]] = []
+        client.on(WANTED, heard.append)
+        return heard
+
+    settings, asks = EgressSettings(mode="allow-list", ask="*"), {"egress": {"asks": True}}
+    first = bot(egress=settings)
+    heard = hears(first)
+    await first.open("w", run_dir(share_dir), None, asks)
+    waiting = asyncio.create_task(connect())
+    await until(lambda: heard)
+    assert heard[0] == {"worklet": "w", "host": "wanted.invalid", "port": 443}
+    await first.aclose()  # whatever was said, nobody may have heard it
+    second = bot(egress=settings)
+    heard = hears(second)
+    pid = await pid_of(second)
+    await until(lambda: heard, timeout=30)  # said again, without being asked for it
+    os.kill(pid, signal.SIGKILL)
+    assert await waiting == ""
+    heard.clear()
+    await until(lambda: _connects(run_dir(share_dir)), timeout=30)
+    assert await pid_of(second) != pid
+    waiting = asyncio.create_task(connect())
+    await until(lambda: heard)  # the new process knows that it may ask
+    await second.open("w", run_dir(share_dir), None, {"egress": {"granted": ["wanted.invalid:443"]}})
+    assert (await waiting).startswith("HTTP/1.1 502 ")  # let through; there is no such host
+
+
+async def test_without_a_process_worklets_reach_what_the_settings_say(bot: Bot, share_dir: Path) -> None:
+    client = bot(command=("/bin/false",), egress=EgressSettings(mode="open", deny="one.invalid"))
+    await client.open("w", run_dir(share_dir))
+    assert (await client.state())["egress"]["mode"] == "open"
+    assert (run_dir(share_dir) / "proxy.sock").is_socket()
+
+
+async def test_a_killed_process_is_told_again_what_worklets_were_granted_and_may_spend(
+    bot: Bot, share_dir: Path, model: Model
+) -> None:
+    model.go_on.set()
+    client, connected = bot(), []
+    client.on("connected", lambda fields: connected.append(fields))
+    await client.open("w", run_dir(share_dir), None, {"thing": 1})
+    await client.limit("w", 0.0)
+    killed = await pid_of(client)
+    book, _ = await client.usage("", 0)
+    os.kill(killed, signal.SIGKILL)
+    await until(lambda: len(connected) == 2, timeout=40)
+    assert (await client.usage("", 0))[0] != book
+    other = bot()
+    await other.open("v", run_dir(share_dir, "v"))
+    assert other._doors["w"].grants == {"thing": 1}  # it learnt so from the process
+    assert await status(share_dir) == 403
+    assert model.keys == []
+
+
+async def test_what_a_bot_knows_of_a_worklet_that_another_runs_now_counts_for_nothing(
+    bot: Bot, share_dir: Path, model: Model
+) -> None:
+    model.go_on.set()
+    first, second, connected = bot(), bot(), list[str]()
+    first.on("connected", lambda _: connected.append("first"))
+    second.on("connected", lambda _: connected.append("second"))
+    await first.open("w", run_dir(share_dir), None, {"thing": 1})
+    await first.limit("w", 5.0, 0.0, "an old turn")
+    await second.open("w", run_dir(share_dir), None, {"thing": 2})  # it has taken the session over
+    await second.limit("w", 0.0, 3.0, "a new turn")
+    first.runs = lambda _: False
+    assert await status(share_dir) == 403
+    assert first._channel is not None
+    await first._channel.aclose()  # the connection is lost, the process is the same
+    await until(lambda: connected.count("first") == 2, timeout=30)
+    assert await status(share_dir) == 403
+    os.kill(await pid_of(first), signal.SIGKILL)
+    await until(lambda: (connected.count("first"), connected.count("second")) == (3, 2), timeout=60)
+    assert await status(share_dir) == 403
+    await first.look()
+    assert first.grants()["w"] == {"thing": 2}
+    await second.regrant("w", "thing", 3, 2)
+    await first.look()
+    assert first.grants()["w"] == {"thing": 3}
+
+
+async def test_every_bot_hears_of_an_answer_that_was_counted(bot: Bot, share_dir: Path, model: Model) -> None:
+    model.body = b'{"id": "m", "model": "sonnet", "usage": {"input_tokens": 3}}'
+    heard: list[int] = []
+    one, other = bot(), bot()
+    for number, client in enumerate((one, other)):
+        client.on("usage", lambda _fields, number=number: heard.append(number))  # type: ignore[misc]
+        await client.open("w", run_dir(share_dir), "6f1c3f0e-3a54-4a64-9d0b-6a3e8c4a7b11")
+    assert await status(share_dir) == 200
+    await until(lambda: sorted(heard) == [0, 1])
+    book, rows = await one.usage("", 0)
+    assert [(row["number"], row["input_tokens"]) for row in rows] == [(1, 3)]
+    assert await other.usage(book, 1) == (book, [])
+    assert await one.usage("", 0) == (book, [])
+
+
+async def test_what_a_process_counted_outlives_it(bot: Bot, share_dir: Path, model: Model) -> None:
+    model.body = b'{"id": "m", "model": "sonnet", "usage": {"input_tokens": 3}}'
+    first = bot()
+    await first.open("w", run_dir(share_dir), "6f1c3f0e-3a54-4a64-9d0b-6a3e8c4a7b11")
+    assert await status(share_dir) == 200
+    pid = await pid_of(first)
+    await first.aclose()
+    os.kill(pid, signal.SIGTERM)
+    await until(lambda: not _runs(pid))
+    second = bot()
+    book, (row,) = await second.usage("", 0)
+    assert (row["input_tokens"], row["worklet_id"]) == (3, "6f1c3f0e-3a54-4a64-9d0b-6a3e8c4a7b11")
+    assert row["id"] != f"{book}:1"
+    assert await pid_of(second) != pid
+
+
+async def test_so_does_what_the_bot_itself_counted(bot: Bot, share_dir: Path, model: Model) -> None:
+    model.body = b'{"id": "m", "model": "sonnet", "usage": {"input_tokens": 3}}'
+    first = bot(command=("/bin/false",))
+    await first.open("w", run_dir(share_dir))
+    assert await status(share_dir) == 200
+    await first.aclose()
+    _, rows = await bot().usage("", 0)
+    assert [row["input_tokens"] for row in rows] == [3]

@@ -5,22 +5,26 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from websockets.asyncio.server import ServerConnection, unix_serve
+from relay_process import forged_relay
+from waiting import until
 
 from worklets import rundir, sockets
 from worklets.agent import Agent, read_tail
 from worklets.errors import AgentGone
 from worklets.events import AgentExited
+from worklets.monitor import Gauge, Monitor
 from worklets.relay.journal import Budget, Journal, records
+from worklets.relay.proof import Sealed
 from worklets.runtime import WorkletSpec
 
 WELCOME = {"type": "welcome", "epoch": "e1", "first": 1, "last": 0, "state": "running", "pending": [], "init": None}
-Talk = Callable[[ServerConnection], Awaitable[None]]
+Talk = Callable[[Sealed], Awaitable[None]]
 
 
 @pytest.fixture
@@ -41,13 +45,13 @@ async def _events(agent: Agent) -> AsyncIterator[Any]:
 
 @pytest.mark.parametrize("frame", [b"no number\n{}\n", "not json", '{"type": "unheard of"}', "[]"])
 async def test_a_forged_relay_that_talks_nonsense_ends_the_agent(run_dir: Path, frame: str | bytes) -> None:
-    async def talk(ws: ServerConnection) -> None:
+    async def talk(ws: Sealed) -> None:
         await ws.recv()
         await ws.send(json.dumps(WELCOME))
         await ws.send(frame)
-        await ws.close(4001)
+        await ws.send(json.dumps({"type": "refused", "why": "superseded"}))  # else it would be tried again
 
-    async with unix_serve(talk, str(run_dir / "relay.sock"), compression=None):
+    async with forged_relay(run_dir / "relay.sock", talk, "t"):
         agent = await _attach(run_dir)
         async with asyncio.timeout(10):
             with pytest.raises(AgentGone):
@@ -57,10 +61,10 @@ async def test_a_forged_relay_that_talks_nonsense_ends_the_agent(run_dir: Path, 
 
 
 async def test_a_listener_that_hangs_up_while_flow_reconnects_does_not_leave_the_turn_waiting(run_dir: Path) -> None:
-    async def drop(ws: ServerConnection) -> None:
+    async def drop(ws: Sealed) -> None:
         await ws.recv()
         await ws.send(json.dumps(WELCOME))
-        ws.transport.abort()
+        ws.abort()
 
     hung_up = asyncio.Event()
 
@@ -69,7 +73,7 @@ async def test_a_listener_that_hangs_up_while_flow_reconnects_does_not_leave_the
         hung_up.set()
 
     path = run_dir / "relay.sock"
-    async with unix_serve(drop, str(path), compression=None):
+    async with forged_relay(path, drop, "t"):
         agent = await _attach(run_dir)
     path.unlink(missing_ok=True)
     server = await asyncio.start_unix_server(hang_up, str(path))
@@ -151,9 +155,40 @@ def test_nothing_that_the_agent_left_in_the_way_keeps_a_worklet_from_starting(
         (run / name).parent.mkdir(exist_ok=True)
         (run / name).write_text("in the way")
     for _ in range(2):  # what is put aside the first time is deleted the second
-        rundir.write_spec(run, WorkletSpec("w", ("true",), "t"), agent=None, cwd="/", home="/", env={})
+        rundir.write_spec(run, rundir.told(WorkletSpec("w", ("true",), "t"), cwd="/", home="/", env={}), agent=None)
         sockets.listen(run, "gateway.sock").close()
     assert json.loads((run / "spec.json").read_text())["command"] == ["true"]
     Journal(run / "journal", "new").close()
     assert sorted(path.name for path in run.iterdir()) == ["gateway.sock", "journal", "spec.json"]
     assert (victim / "kept").read_text() == "kept"
+
+
+async def test_a_forged_relay_that_floods_figures_is_slowed_down(run_dir: Path) -> None:
+    """They come on the loop that serves all: what one says is taken at a pace, and its own connection waits."""
+    sent = 0
+
+    async def talk(ws: Sealed) -> None:
+        nonlocal sent
+        await ws.recv()
+        await ws.send(json.dumps(WELCOME))
+        while True:
+            await ws.send(json.dumps({"type": "stat", "cpu": 1, "memory": sent, "pids": 1, "pad": "x" * 10_000}))
+            sent += 1
+
+    monitor = Monitor()
+    taken = 0
+
+    class Counting(Gauge):
+        def note(self, frame: Any) -> None:
+            nonlocal taken
+            taken += 1
+            super().note(frame)
+
+    async with forged_relay(run_dir / "relay.sock", talk, "t"):
+        gauge = Counting(monitor, "w", time.monotonic)
+        began = time.monotonic()
+        agent = await Agent.attach(run_dir, "t", None, 1, timeout=5, gauge=gauge)
+        await until(lambda: taken >= 4)
+        assert taken <= 2 + (time.monotonic() - began) / 0.2
+        assert sent < 10_000, "what is not taken is not kept either"
+        await agent.close()

@@ -73,3 +73,47 @@ def _fill(path: Path) -> None:
     with path.open("wb", buffering=0) as filler, contextlib.suppress(OSError):
         while True:
             os.write(filler.fileno(), b"x" * 4096)
+
+
+@pytest.mark.tmpfs
+async def test_a_process_beyond_its_disk_is_ended_also_when_there_is_no_room_left_to_say_so(
+    disk: Path, tmp_path: Path
+) -> None:
+    subprocess.run(["mount", "-o", "remount,size=9m", disk], check=True)
+    (disk / "run").mkdir()
+    (tmp_path / "child.py").write_text(CHILD)
+    spec = {
+        "command": [sys.executable, "-I", str(tmp_path / "child.py")], "env": {}, "token": TOKEN,
+        "cwd": str(tmp_path / "work"), "home": str(tmp_path), "disk": {"paths": [str(disk)], "limit": 7 << 20},
+    }  # fmt: skip
+    (disk / "run" / "spec.json").write_text(json.dumps(spec))
+    relay = await asyncio.create_subprocess_exec(sys.executable, "-I", str(RELAY), str(disk / "run"))
+    try:
+        (disk / "most").write_bytes(b"x" * (6 << 20))
+        await until(lambda: '"full": false' in _said(disk / "run"), 30, "word that the limit is near")
+        assert _children(relay.pid)
+        _fill(disk / "filler")
+        await until(lambda: not _children(relay.pid), 60, "the end of the process")
+        assert relay.returncode is None, "how it ended is still to be written"
+        (disk / "filler").unlink()
+        assert await asyncio.wait_for(relay.wait(), 60) == 0
+        assert '"full": true' in _said(disk / "run")
+        assert '"code": -15' in _said(disk / "run")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            relay.kill()
+        await relay.wait()
+
+
+def _said(run_dir: Path) -> str:
+    return "".join(path.read_text() for path in (run_dir / "journal").glob("*.log"))
+
+
+def _children(relay: int) -> list[str]:
+    """The relay's Claude; what it starts to measure is not counted."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(path.read_text().rpartition(")")[2].split()[1]) == relay:
+                found.append((path.parent / "cmdline").read_text())
+    return [one for one in found if "child.py" in one]

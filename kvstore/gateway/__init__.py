@@ -1,0 +1,1 @@
+"""The server side: an HTTP gateway in front of SQLite, PostgreSQL or Supabase."""

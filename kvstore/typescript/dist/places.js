@@ -1,0 +1,24 @@
+/** So many at a time; the others wait for their turn, in the order in which they came. */
+export class Places {
+    #free;
+    #waiting = [];
+    constructor(count) {
+        this.#free = count;
+    }
+    async run(work) {
+        if (this.#free > 0)
+            this.#free--;
+        else
+            await new Promise((resolve) => this.#waiting.push(resolve));
+        try {
+            return await work();
+        }
+        finally {
+            const next = this.#waiting.shift();
+            if (next === undefined)
+                this.#free++;
+            else
+                next();
+        }
+    }
+}

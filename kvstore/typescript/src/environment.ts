@@ -1,0 +1,129 @@
+/** What surrounds the program: environment variables and the token's file. In a browser there is neither. */
+
+import { KVPermissionError } from "./errors.js";
+import type { TokenProvider } from "./types.js";
+
+interface Surroundings {
+  process?: { env?: Record<string, string | undefined>; versions?: Record<string, string | undefined> };
+  Deno?: { env: { get(name: string): string | undefined } };
+}
+
+interface Files {
+  readFile(path: string, encoding: "utf8"): Promise<string>;
+  stat(path: string): Promise<{ mtimeMs: number; ino: number; size: number }>;
+}
+
+/** An environment variable; undefined where it is empty, or where there are none. */
+export function variable(name: string): string | undefined {
+  const { process, Deno } = globalThis as unknown as Surroundings;
+  try {
+    return process?.env?.[name] || Deno?.env.get(name) || undefined;
+  } catch {
+    return undefined; // Deno without the permission to look
+  }
+}
+
+/** Whether this is Node itself: others that have its modules are quicker with their own fetch. */
+export function nodeProgram(): boolean {
+  const { process, Deno } = globalThis as unknown as Surroundings;
+  return Boolean(process?.versions?.["node"]) && !process?.versions?.["bun"] && Deno === undefined;
+}
+
+/** Where the bearer token comes from. */
+export interface TokenSource {
+  /** Asking again may give another token. */
+  readonly renewable: boolean;
+  current(): Promise<string>;
+  /** After the store has refused the current one. */
+  renewed(): Promise<string>;
+}
+
+export function tokenSource(token: TokenProvider | undefined, file: string | undefined): TokenSource {
+  if (typeof token === "string") return fixed(checked(token));
+  if (typeof token === "function") return asked(token);
+  return file === undefined ? missing() : new TokenFile(file);
+}
+
+/** Looks at the file once a second at most, and reads it when it has changed: whoever renews the token writes it. */
+export class TokenFile implements TokenSource {
+  readonly renewable = true;
+  readonly #path: string;
+  readonly #now: () => number;
+  #state = "";
+  #token = "";
+  #looked = -Infinity;
+  #looking: Promise<string> | null = null;
+
+  constructor(path: string, now: () => number = () => performance.now()) {
+    this.#path = path;
+    this.#now = now;
+  }
+
+  current(): Promise<string> {
+    if (this.#now() - this.#looked < 1000) return Promise.resolve(this.#token);
+    return this.#look();
+  }
+
+  async renewed(): Promise<string> {
+    await this.#looking?.catch(() => undefined); // one that began before the refusal may have read the old token
+    this.#state = "";
+    return this.#look();
+  }
+
+  #look(): Promise<string> {
+    this.#looking ??= this.#read().finally(() => {
+      this.#looking = null;
+    });
+    return this.#looking;
+  }
+
+  async #read(): Promise<string> {
+    try {
+      const files = await fileSystem();
+      const { mtimeMs, ino, size } = await files.stat(this.#path);
+      const state = `${mtimeMs} ${ino} ${size}`;
+      if (state !== this.#state) {
+        this.#token = checked((await files.readFile(this.#path, "utf8")).trim());
+        this.#state = state;
+      }
+    } catch (error) {
+      if (error instanceof KVPermissionError) throw error;
+      const reason = (error as { code?: string }).code ?? "there are no files here";
+      const words = `The token cannot be read from ${this.#path}: ${reason}. Is this code running in a worklet?`;
+      throw new KVPermissionError(words, { code: "PGRST302" });
+    }
+    this.#looked = this.#now();
+    return this.#token;
+  }
+}
+
+function fixed(token: string): TokenSource {
+  const current = (): Promise<string> => Promise.resolve(token);
+  return { renewable: false, current, renewed: current };
+}
+
+function asked(provider: () => string | Promise<string>): TokenSource {
+  const current = async (): Promise<string> => checked(await provider());
+  return { renewable: true, current, renewed: current };
+}
+
+function missing(): TokenSource {
+  const current = (): Promise<string> => {
+    const words = "There is no token: set FLOW_KV_TOKEN_FILE, or pass token or tokenFile.";
+    return Promise.reject(new KVPermissionError(words, { code: "PGRST302" }));
+  };
+  return { renewable: false, current, renewed: current };
+}
+
+function fileSystem(): Promise<Files> {
+  // Not a literal, so that no bundler for browsers looks for the module.
+  const name = "node:fs/promises";
+  return import(name) as Promise<Files>;
+}
+
+function checked(token: unknown): string {
+  if (typeof token !== "string" || !/^[!-~]+$/.test(token)) {
+    throw new KVPermissionError("The token is no token: it must be one line of ASCII text.", { code: "PGRST301" });
+  }
+  return token;
+}
