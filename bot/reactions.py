@@ -50,7 +50,7 @@ _SWEEP = 600.0  # seconds
 
 @dataclass(slots=True)
 class _Mark:
-    """`shown`: what stands there; None: not known. `maybe`: what was added without an answer.
+    """`shown`: what stands there; None: not known. `maybe`: what may, added without an answer or by an earlier process.
 
     `due`: nothing is added before this, by the clock.
     """
@@ -169,10 +169,12 @@ class Reactions:
                 log.debug("cannot look for reactions that were left over", error=str(error))
             await asyncio.sleep(_SWEEP)
 
-    def _finish(self, turn_id: TurnId, channel: str, ts: str, shown: set[str], state: TurnState) -> None:
+    def _finish(self, turn_id: TurnId, channel: str, ts: str, names: set[str], state: TurnState) -> None:
         if turn_id not in self._marks:
             wanted = _FINAL.get(state, "") if self._on else ""
-            self._marks[turn_id] = _Mark(turn_id, channel, ts, wanted, shown, self._clock(), kept=True, over=True)
+            self._marks[turn_id] = _Mark(
+                turn_id, channel, ts, wanted, set(), self._clock(), kept=True, over=True, maybe=names
+            )
             self._ring()
 
     # ---- making it so ----
@@ -235,16 +237,18 @@ class Reactions:
 
     async def _do(self, mark: _Mark, step: _Step) -> None:
         if step.do == "load":
-            mark.shown = set(await self._store.of_turn(mark.turn_id))
-            mark.kept = bool(mark.shown)
+            # Noted before they were added, and not when they were taken away: each may stand there, or not.
+            mark.maybe |= await self._store.of_turn(mark.turn_id)
+            mark.shown, mark.kept = set(), bool(mark.maybe)
         elif step.do == "close":
             await self._store.forget(mark.turn_id)
             mark.kept = False
         elif step.do == "add":
             assert mark.shown is not None
-            if mark.shown or not mark.over:  # a final one that is the only one leaves nothing to take away
+            others = mark.shown | mark.maybe
+            if others or not mark.over:  # a final one that is the only one leaves nothing to take away
                 mark.kept = True
-                await self._store.keep(mark.turn_id, mark.channel, mark.ts, {*mark.shown, step.name})
+                await self._store.keep(mark.turn_id, mark.channel, mark.ts, others | {step.name})
             if mark.wanted == step.name:  # else something else has become true meanwhile
                 mark.maybe.add(step.name)
                 await self._call(mark, step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from githost import git
 from slackdoor import Flow
 from waiting import until
 
+from bot import branchsearch
 from bot.branchsearch import BranchSearch
 from bot.repositories import Catalog
 from bot.shortcut import start as begin
@@ -332,16 +334,20 @@ async def test_of_many_repositories_fewer_branches_are_kept(search: BranchSearch
     await few.close()
 
 
-async def test_the_loop_goes_on_while_branches_are_searched(flow: Flow, search: BranchSearch) -> None:
-    known = {"app": tuple(f"feature/{n}-{'x' * 40}" for n in range(20_000))}
+async def test_the_loop_goes_on_while_branches_are_searched(
+    flow: Flow, search: BranchSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, goes_on = branchsearch.found, threading.Event()
+
+    def slow(*given: Any) -> list[Any]:
+        assert goes_on.wait(30), "nobody else had a turn meanwhile"
+        return real(*given)
+
+    monkeypatch.setattr(branchsearch, "found", slow)
     search.refresh()
     assert search._reading is not None
     await search._reading
-    search._branches = known
+    search._branches = {"app": tuple(f"feature/{n}" for n in range(20_000))}
     searching = asyncio.create_task(search.options("feature 1"))
-    turns = 0
-    while not searching.done():
-        await asyncio.sleep(0)
-        turns += 1
+    asyncio.get_running_loop().call_later(0.1, goes_on.set)
     assert len(await searching) == 100
-    assert turns > 5, "others had their turn meanwhile"

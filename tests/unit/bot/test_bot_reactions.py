@@ -92,7 +92,7 @@ class World:
         """Time goes by, and what was due is done."""
         self.clock.now += seconds
         self.reactions._ring()
-        await until(lambda: self._look() and when(), 5)
+        await until(lambda: self._look() and when())
 
     def _look(self) -> bool:
         self.reactions._ring()
@@ -187,7 +187,7 @@ async def test_under_load_only_what_is_final_is_shown(world: World) -> None:
         world.reactions._ring()
         return not len(world.reactions)
 
-    await until(minutes_later, 30)
+    await until(minutes_later)
     assert all(world.slack.on(f"{n}.000000") == [DONE] for n in range(1, 41))
     removed = sum(method == "remove" for method, _ in world.slack.calls)
     assert removed <= 20
@@ -202,6 +202,33 @@ async def test_a_dead_process_leaves_nothing_behind(world: World) -> None:
     for event in (Queued(0), Started()):
         world.reactions.observe(session, turn, event)
     await world.later(when=lambda: world.slack.on("1.000000") == [WORKING])
+
+
+@pytest.mark.parametrize("now", [[ASKING], []])
+async def test_what_an_earlier_process_noted_need_not_stand_there(world: World, now: list[str]) -> None:
+    session, turn = await world.asked()
+    for event in (Queued(0), Started()):
+        world.reactions.observe(session, turn, event)
+    await world.later(when=lambda: world.slack.on("1.000000") == [WORKING])
+    world.reactions.observe(session, turn, AskOpened(an_ask(turn)))
+    await world.later(when=lambda: world.slack.on("1.000000") == [ASKING])
+    assert await world.kept(turn) == {WORKING, ASKING}
+    world.slack.on("1.000000")[:] = now
+    world.reactions = world.start(age=60.0)  # and the question was answered before it had looked
+    for event in (Queued(0), Started()):
+        world.reactions.observe(session, turn, event)
+    await world.later(when=lambda: world.slack.on("1.000000") == [WORKING])
+    world.reactions.observe(session, turn, Settled(Done()))
+    await until(lambda: world.slack.on("1.000000") == [DONE] and not len(world.reactions))
+
+
+async def test_a_process_that_dies_before_the_last_reaction_leaves_it_to_the_next(world: World) -> None:
+    session, turn = await world.asked()
+    await ReactionStore(world.db).keep(turn.id, "C1", "1.000000", {WORKING, DONE})  # and it was killed
+    world.slack.on("1.000000").append(WORKING)
+    await settle(world, session, turn)
+    world.tasks.start(world.reactions.keep_clean(), "clean")
+    await until(lambda: world.slack.on("1.000000") == [DONE])
 
 
 async def test_a_turn_that_nobody_tells_of_any_more_is_finished(world: World) -> None:
