@@ -90,7 +90,10 @@ GATEWAY = (
         "strict parser",
     ),
     Attempt(
-        "a request's headers of 1 MB", "raw(b'GET / HTTP/1.1\\r\\nx: ' + b'y' * 1000000)", "HTTP/1.[01] 400", "parser"
+        "a request's headers of 1 MB",
+        "raw(b'GET / HTTP/1.1\\r\\nx: ' + b'y' * 1000000)",
+        "HTTP/1.[01] 400|ConnectionResetError|BrokenPipeError",  # TCP drops an answer to one that still writes
+        "parser",
     ),
     Attempt("the key-value store without a token", "store(None)", "401 ", "token"),
     Attempt(
