@@ -12,8 +12,8 @@ import asyncio
 import json
 import secrets
 from collections import OrderedDict, deque
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,9 +92,11 @@ class SidecarDoor:
         if found is not None and found.target == target and found.stands():
             return found
         if found is not None:
+            self._sidecars.pop(key, None)
             await found.close()
-        self._sidecars[key] = made = _Sidecar(caller, name, target, self._start, self._greet)
+        made = _Sidecar(caller, name, target, self._start, self._greet)
         await made.listen()
+        self._sidecars[key] = made  # not before: one that does not listen is made again with the next request
 
         async def end() -> None:
             if self._sidecars.get(key) is made:
@@ -134,8 +136,9 @@ async def _posted(request: web.BaseRequest, sidecar: _Sidecar, id_: str, said: b
     response = web.StreamResponse(
         headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "Mcp-Session-Id": id_}
     )
-    await response.prepare(request)
-    await _answered(response, session, message)
+    with session.in_use():  # from its choice on: another one's request may come before the server is asked
+        await response.prepare(request)
+        await _answered(response, session, message)
     with suppress(ConnectionResetError):
         await response.write_eof()
     return response
@@ -192,7 +195,8 @@ class _Sidecar:
         """Raises OSError."""
         made = sockets.listen(self._directory, SOCKET)
         self._place = sockets.place(self._directory, SOCKET)
-        self._server = await asyncio.start_unix_server(self._connected, sock=made)
+        server = await asyncio.start_unix_server(self._connected, sock=made, start_serving=False)
+        self._server = await sockets.serving(server)
 
     def stands(self) -> bool:
         return sockets.place(self._directory, SOCKET) == self._place
@@ -257,8 +261,10 @@ class _Sidecar:
             async with asyncio.timeout(self._start):
                 while (found := self._living()) is None:
                     self._came.clear()
+                    # Not `wait_for`: Python 3.11's can swallow a cancellation, and a session's end would wait.
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._came.wait(), _MISSED)
+                        async with asyncio.timeout(_MISSED):
+                            await self._came.wait()
                     if not self._came.is_set():
                         self._tell(WANTED, worklet=self._worklet, server=self.name)
                 return found
@@ -318,23 +324,26 @@ class _Session:
     def busy(self) -> bool:
         return self._asked > 0
 
-    async def ask(self, message: dict[str, Any], hear: Heard | None) -> dict[str, Any]:
-        """The server's answer; what it says meanwhile goes to `hear`. Raises Away."""
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """It does not make way for another one meanwhile."""
         self._asked += 1
         try:
-            process = await self._running()
-            return self._hello if message["method"] == "initialize" else await process.ask(message, hear)
+            yield
         finally:
             self._asked -= 1
+
+    async def ask(self, message: dict[str, Any], hear: Heard | None) -> dict[str, Any]:
+        """The server's answer; what it says meanwhile goes to `hear`. Raises Away."""
+        with self.in_use():
+            process = await self._running()
+            return self._hello if message["method"] == "initialize" else await process.ask(message, hear)
 
     async def tell(self, message: dict[str, Any]) -> None:
         """A notification, or an answer to the server. Raises Away."""
         if message.get("method") != INITIALIZED["method"]:  # it was told so
-            self._asked += 1
-            try:
+            with self.in_use():
                 await (await self._running()).tell(message)
-            finally:
-                self._asked -= 1
 
     async def _running(self) -> Process:
         async with self._starting:

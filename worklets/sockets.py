@@ -6,6 +6,7 @@ name for anything that is open: /proc/self/fd/<n>.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
@@ -57,6 +58,20 @@ def listen(directory: Path, name: str, backlog: int = 64, mode: int = 0o666) -> 
         raise
     finally:
         os.close(handle)
+    return made
+
+
+async def serving(made: asyncio.Server) -> asyncio.Server:
+    """One that was made with `start_serving=False` serves now; whoever is cancelled meanwhile has closed it.
+
+    Made in one step it would be nobody's then, and the loop would go on looking at its socket, also when that is
+    closed: a later file with the same number is never heard of.
+    """
+    try:
+        await made.start_serving()
+    except BaseException:
+        made.close()
+        raise
     return made
 
 

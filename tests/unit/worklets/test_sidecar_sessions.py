@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,9 +12,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
 from worklets import sockets
-from worklets.sidecardoor import SOCKET, SidecarDoor, _Session, _Sidecar
+from worklets.sidecardoor import _SESSIONS, SOCKET, SidecarDoor, _posted, _Session, _Sidecar
 from worklets.sidecarprocess import Away
 
 ASK = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
@@ -137,5 +139,70 @@ async def test_two_first_requests_make_one_sidecar(tmp_path: Path) -> None:
         assert [response.status for response in await asyncio.gather(*both)] == [204, 204]
         await door._sidecars["w", "own"].session("a", {})  # to be closed by the next one's making
     assert len(ends) == 2  # one for each target
+    for end in ends:
+        await end()
+
+
+async def answered(server: Server) -> None:
+    """Greeted, and asked once."""
+    await server.ordered()
+    assert (await server.answer())["method"] == "initialize"
+    assert (await server.answer())["method"] == "tools/list"
+
+
+async def test_a_session_is_not_ended_as_idle_in_the_moment_of_its_use(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as one:
+        session, server = await begun(one, "a"), Server(tmp_path)
+        await server.connect()
+        asking = asyncio.create_task(session.ask(ASK, None))
+        await answered(server)
+        await asking
+        for name in ("b", "c", "d"):
+            await begun(one, name)
+        request = make_mocked_request("POST", "/", {"Mcp-Session-Id": "a"})
+        hello = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {}}).encode()
+        using = asyncio.create_task(_posted(request, one, "a", json.dumps(ASK).encode()))
+        others = [
+            asyncio.create_task(_posted(make_mocked_request("POST", "/"), one, "", hello)) for _ in range(_SESSIONS)
+        ]
+        assert (await server.answer())["method"] == "tools/list"
+        await using
+        written: Any = request._payload_writer.write
+        assert b'"result": {}' in written.call_args_list[-1].args[0]
+        for other in others:
+            other.cancel()
+        await asyncio.wait(others)
+        await one.forget("a")
+        await server.end()
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_session_that_ends_when_its_process_calls_waits_for_nobody(tmp_path: Path, turns: int) -> None:
+    """Whichever of the two is first, by a few turns of the event loop."""
+    async with sidecar(tmp_path) as one:
+        asking = asyncio.create_task((await begun(one, "a")).ask(ASK, None))
+        for _ in range(5):
+            await asyncio.sleep(0)  # it waits for a connection
+        ours, theirs = socket.socketpair()
+        with theirs:
+            await one._connected(*await asyncio.open_connection(sock=ours))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            async with asyncio.timeout(10):
+                await one.forget("a")
+            with pytest.raises(Away, match="has ended"):
+                await asking
+
+
+async def test_a_sidecar_that_could_not_listen_is_tried_again(tmp_path: Path) -> None:
+    ends: list[Callable[[], Awaitable[None]]] = []
+    door, its, directory = SidecarDoor(), caller(ends), tmp_path / "own"
+    request: Any = SimpleNamespace(method="DELETE", headers={})
+    body: Any = None
+    assert (await door.answer(request, body, its, "own", target(directory))).status == 502
+    assert (await door.answer(request, body, its, "own", target(directory))).status == 502
+    directory.mkdir()
+    assert (await door.answer(request, body, its, "own", target(directory))).status == 204
+    assert (directory / SOCKET).is_socket()
     for end in ends:
         await end()
