@@ -112,9 +112,10 @@ class EgressDoor:
         made = sockets.listen(self.run_dir, SOCKET, backlog=_BACKLOG)
         try:
             self._place = sockets.place(self.run_dir, SOCKET)
-            self._listener = await asyncio.start_unix_server(
-                self._take, sock=made, limit=LONGEST_HEAD, backlog=_BACKLOG
+            listener = await asyncio.start_unix_server(
+                self._take, sock=made, limit=LONGEST_HEAD, backlog=_BACKLOG, start_serving=False
             )
+            self._listener = await sockets.serving(listener)
         except BaseException:
             made.close()
             raise

@@ -31,15 +31,17 @@ class Links:
         self._way, self._away = way, away
         self._served: dict[str, _Link] = {}
         self._relied: dict[str, asyncio.Task[None]] = {}  # on other Flows on this share directory
+        self._one_at_a_time = asyncio.Lock()
 
     async def serve(self, name: str, run_dir: Path, *, starting: bool = False) -> None:
         """Idempotent. `starting`: it was started just now. Raises OSError."""
+        async with self._one_at_a_time:  # else two would listen, or one rely on the other
+            await self._serve(name, run_dir, starting)
+
+    async def _serve(self, name: str, run_dir: Path, starting: bool) -> None:
         if not starting and (self.stands(name) or name in self._relied):
             return
         if not starting and (other := await _served(run_dir)) is not None:
-            if name in self._relied:  # since we looked
-                close(other[1])
-                return
             self._relied[name] = task = asyncio.create_task(self._rely(name, run_dir, *other))
             task.add_done_callback(lambda task: self._relied.pop(name) if self._relied.get(name) is task else None)
             return
@@ -96,8 +98,10 @@ class _Link:
             if name in self._servers:
                 self._shut(name)
             made = sockets.listen(self._run_dir, name, mode=0o600)
-            server = await asyncio.start_unix_server(partial(self._begin, name), sock=made)
+            begin = partial(self._begin, name)
+            server = await asyncio.start_unix_server(begin, sock=made, start_serving=False)
             self._servers[name] = server, sockets.place(self._run_dir, name)
+            await server.start_serving()
 
     def stands(self) -> bool:
         return len(self._servers) == len(SOCKETS) and all(

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -91,6 +92,10 @@ class ModelGateway:
         self._identity, self._store, self._egress = identity, store, egress
         self._beyond = beyond
         self._doors: dict[str, Door] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # at each door
+
+    def _turn(self, name: str) -> asyncio.Lock:
+        return self._turns.setdefault(name, asyncio.Lock())
 
     async def open(
         self, name: str, run_dir: Path, worklet_id: str | None = None, grants: Mapping[str, Any] | None = None
@@ -100,6 +105,12 @@ class ModelGateway:
         A door that stands there already is left as it is, with the requests that pass through it; one without a
         `worklet_id` gets it. `grants` count from its next request on.
         """
+        async with self._turn(name):
+            await self._open(name, run_dir, worklet_id, grants)
+
+    async def _open(
+        self, name: str, run_dir: Path, worklet_id: str | None = None, grants: Mapping[str, Any] | None = None
+    ) -> None:
         door = self._doors.get(name)
         if door is not None and not door.stands(run_dir):
             await self._close(name)
@@ -127,10 +138,11 @@ class ModelGateway:
 
     async def regrant(self, name: str, subject: str, value: Any, was: Any) -> None:
         """One subject of a door, from its next request on; nothing where it is not `was` (None: not there) any more."""
-        door = self._doors.get(name)
-        if door is not None and door.grants.get(subject) == was:
-            door.grants = {**door.grants, subject: value}
-            await self.open(name, door.run_dir)
+        async with self._turn(name):
+            door = self._doors.get(name)
+            if door is not None and door.grants.get(subject) == was:
+                door.grants = {**door.grants, subject: value}
+                await self._open(name, door.run_dir)
 
     async def _made(self, name: str, run_dir: Path) -> Door:
         from worklets.gatewaydoor import Door, Traffic, is_to_store
@@ -182,8 +194,9 @@ class ModelGateway:
 
     async def close(self, name: str) -> None:
         """Ends the worklet's requests and its socket. Idempotent."""
-        await self._close(name)
-        self.usage.forget(name)
+        async with self._turn(name):
+            await self._close(name)
+            self.usage.forget(name)
 
     async def _close(self, name: str) -> None:
         """What it may spend still counts: the agent can have its door made anew by removing the socket."""

@@ -79,7 +79,8 @@ class Door(web.Server):
         made = sockets.listen(self.run_dir, SOCKET)
         try:
             self._place = sockets.place(self.run_dir, SOCKET)
-            self._listener = await asyncio.get_running_loop().create_server(self, sock=made)
+            loop = asyncio.get_running_loop()
+            self._listener = await sockets.serving(await loop.create_server(self, sock=made, start_serving=False))
         except BaseException:
             made.close()
             raise
@@ -97,13 +98,17 @@ class Door(web.Server):
     async def close(self) -> None:
         """Ends everything; a request may take another half second."""
         self.shut()
-        ends, self._ends = self._ends, {}
-        await asyncio.gather(*(end() for end in ends.values()))
+        await self._end()
         self.pre_shutdown()
         await self.shutdown(0.5)
+        await self._end()  # of what requests have begun meanwhile
+
+    async def _end(self) -> None:
+        ends, self._ends = self._ends, {}
+        await asyncio.gather(*(end() for end in ends.values()))
 
     def at_end(self, key: str, end: Callable[[], Awaitable[None]]) -> None:
-        """`close` awaits it first; the last one of each key."""
+        """`close` awaits it; the last one of each key."""
         self._ends[key] = end
 
     async def finish(self, seconds: float = FINISH_SECONDS) -> None:
@@ -120,8 +125,10 @@ class Door(web.Server):
             async with asyncio.timeout(seconds):
                 while self.connections:  # aiohttp forgets a lost one only when its cancelled request has ended
                     self._left.clear()
+                    # Not `wait_for`: Python 3.11's can swallow a cancellation.
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._left.wait(), _LEFT_SECONDS)
+                        async with asyncio.timeout(_LEFT_SECONDS):
+                            await self._left.wait()
         except TimeoutError:
             log.warning("a worklet's requests did not end and are cut off", worklet=self.name, seconds=seconds)
             await self.close()

@@ -1,0 +1,157 @@
+"""Doors that are opened, closed and given up at the same moment: none is left that nobody closes."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiohttp import web
+from listening import unix_listeners
+
+from worklets.egress import EgressPolicy
+from worklets.egressdial import Dialer
+from worklets.egressproxy import EgressDoor, Tally
+from worklets.gateclient import Way
+from worklets.gatelink import Links
+from worklets.gateway import ModelGateway
+from worklets.gatewaydoor import Door, Traffic
+from worklets.identity import Identity
+from worklets.sidecardoor import _Sidecar
+from worklets.sockets import short_path
+
+Listen = Callable[[Path], Awaitable[None]]
+
+
+async def well(_: web.BaseRequest) -> web.StreamResponse:
+    return web.Response(text="well")
+
+
+def door(directory: Path) -> Awaitable[None]:
+    return Door("w", directory, well, Traffic()).listen()
+
+
+def proxy(directory: Path) -> Awaitable[None]:
+    return EgressDoor("w", directory, EgressPolicy, Dialer(), Tally()).listen()
+
+
+def sidecar(directory: Path) -> Awaitable[None]:
+    caller: Any = SimpleNamespace(name="w", tell=None)
+    return _Sidecar(caller, "own", {"sidecar": str(directory), "command": [], "env": {}}, 1, 1).listen()
+
+
+@pytest.mark.parametrize("listen", [door, proxy, sidecar])
+async def test_one_that_is_given_up_while_it_opens_leaves_nothing(listen: Listen, tmp_path: Path) -> None:
+    before = unix_listeners()
+    opening = asyncio.ensure_future(listen(tmp_path))
+    await asyncio.sleep(0)
+    assert unix_listeners() - before, "it listens, and is about to say so"
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert not unix_listeners() - before
+    loop = asyncio.get_running_loop()
+    ends = socket.socketpair()  # one of them has the number that the door's had
+    for reading, writing in (ends, ends[::-1]):
+        reading.setblocking(False)
+        waiting = asyncio.create_task(loop.sock_recv(reading, 1))
+        await asyncio.sleep(0)
+        writing.send(b"x")
+        async with asyncio.timeout(10):
+            assert await waiting == b"x"
+    for end in ends:
+        end.close()
+
+
+async def test_a_door_that_is_closed_while_it_opens_is_closed(tmp_path: Path) -> None:
+    before = unix_listeners()
+    gateway = ModelGateway("http://model.invalid", None, Identity.load(tmp_path))
+    opening = asyncio.create_task(gateway.open("w", tmp_path))
+    await asyncio.sleep(0)
+    await gateway.close("w")
+    await opening
+    assert not gateway.doors()
+    assert not unix_listeners() - before
+    await gateway.aclose()
+
+
+async def test_a_door_that_is_opened_twice_at_once_is_one(tmp_path: Path) -> None:
+    before = unix_listeners()
+    gateway = ModelGateway("http://model.invalid", None, Identity.load(tmp_path))
+    await asyncio.gather(*(gateway.open("w", tmp_path, None, {"thing": number}) for number in range(2)))
+    assert gateway.grants() == {"w": {"thing": 1}}
+    await gateway.regrant("w", "thing", 2, 1)
+    assert gateway.grants() == {"w": {"thing": 2}}
+    await gateway.aclose()
+    assert not unix_listeners() - before
+
+
+async def test_what_a_request_begins_while_its_door_closes_ends_with_it(tmp_path: Path) -> None:
+    asked, go, ended = asyncio.Event(), asyncio.Event(), list[str]()
+
+    async def end() -> None:
+        ended.append("it")
+
+    async def begin(_: web.BaseRequest) -> web.StreamResponse:
+        asked.set()
+        await go.wait()
+        made.at_end("thing", end)
+        return web.Response(text="well")
+
+    made = Door("w", tmp_path, begin, Traffic())
+    await made.listen()
+    with short_path(tmp_path, "gateway.sock") as path:
+        _, writer = await asyncio.open_unix_connection(path)
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    await asked.wait()
+    closing = asyncio.create_task(made.close())
+    await asyncio.sleep(0)
+    go.set()
+    await closing
+    assert ended == ["it"]
+    writer.close()
+    await writer.wait_closed()
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_door_that_finishes_can_be_cut_off_at_any_moment(turns: int, tmp_path: Path) -> None:
+    asked, never = asyncio.Event(), asyncio.Event()
+
+    async def begin(_: web.BaseRequest) -> web.StreamResponse:
+        asked.set()
+        await never.wait()
+        raise AssertionError
+
+    made = Door("w", tmp_path, begin, Traffic())
+    await made.listen()
+    with short_path(tmp_path, "gateway.sock") as path:
+        _, writer = await asyncio.open_unix_connection(path)
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    await asked.wait()
+    finishing = asyncio.create_task(made.finish())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    made._left.set()  # another connection has gone
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    finishing.cancel()
+    done, _ = await asyncio.wait({finishing}, timeout=10)
+    assert done
+    await made.close()
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_two_who_look_for_a_remote_worklet_at_once_listen_once(tmp_path: Path) -> None:
+    before = unix_listeners()
+    links = Links(Way(tmp_path))
+    await asyncio.gather(*(links.serve("w", tmp_path) for _ in range(3)))
+    assert len(unix_listeners() - before) == 2
+    assert links.stands("w")
+    assert not links._relied, "on itself, that is"
+    await links.aclose()
+    assert not unix_listeners() - before
