@@ -257,14 +257,14 @@ class GatewayClient:
             raise GatewayLost
         self.start()
         assert self._keeping is not None
-        if not self._settled.is_set():
+        while not self._settled.is_set():  # anew where a process was lost before we had our turn
+            if self._keeping.done():
+                raise GatewayLost("The model gateway does not run: Flow's log says why.")
             settled = asyncio.create_task(self._settled.wait())
             try:
                 await asyncio.wait({settled, self._keeping}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 settled.cancel()
-        if not self._settled.is_set():
-            raise GatewayLost("The model gateway does not run: Flow's log says why.")
 
     # One task keeps the connection
 

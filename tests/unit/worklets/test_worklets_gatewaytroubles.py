@@ -163,6 +163,20 @@ async def test_who_waits_for_a_gateway_that_cannot_be_is_told_and_the_next_one_h
     assert (run_dir(share_dir, "w") / "gateway.sock").is_socket()
 
 
+async def test_who_waits_for_a_process_that_is_lost_at_once_waits_for_the_next(bot: Bot, share_dir: Path) -> None:
+    client = bot()
+    opening = asyncio.create_task(client.open("w", run_dir(share_dir, "w")))
+    await asyncio.sleep(0)
+    for _ in range(2):
+        client._settled.set()  # one serves, and is lost before whoever waits has had a turn
+        client._settled.clear()
+        for _ in range(5):
+            await asyncio.sleep(0)
+    async with asyncio.timeout(SECONDS):
+        await opening
+    assert (run_dir(share_dir, "w") / "gateway.sock").is_socket()
+
+
 async def test_where_no_gateway_can_be_had_no_door_is_left_to_close(bot: Bot, share_dir: Path) -> None:
     client = bot(NONE)
     ten: Any = "ten"
