@@ -131,7 +131,7 @@ class MirrorFetch:
             fetched = both.create_task(_said(self._room.held(mirror.repo, fetching)))
             asked = both.create_task(_said(asking))
         for result in (fetched.result(), asked.result()):
-            if isinstance(result, GitSaid):
+            if isinstance(result, Exception):
                 raise result
         if default := symref(str(asked.result())):
             await self._git.run(here, "symbolic-ref", "HEAD", f"refs/heads/{default}")
@@ -139,9 +139,9 @@ class MirrorFetch:
             await self._git.run(here, "repack", "-q", "-d", "--geometric=2", "--no-write-bitmap-index")
 
 
-async def _said(work: Awaitable[str]) -> str | GitSaid:
-    """So that one of two does not cut the other off."""
+async def _said(work: Awaitable[str]) -> str | GitSaid | CloneFailed:
+    """So that one of two does not cut the other off, and is heard as what it is, not as one of a group."""
     try:
         return await work
-    except GitSaid as e:
+    except (GitSaid, CloneFailed) as e:
         return e

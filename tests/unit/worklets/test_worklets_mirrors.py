@@ -373,6 +373,25 @@ async def test_a_repository_beyond_the_limit_is_refused(tmp_path: Path, share: P
     assert not list(mirror_of(share).glob("new-*"))
 
 
+async def test_one_that_has_grown_beyond_the_limit_is_refused_in_the_same_words(
+    origin: Path, tmp_path: Path, share: Path, make: Make
+) -> None:
+    await make().checkout(str(origin), None, tmp_path / "first", worklet="w")
+    fake = tmp_path / "bin" / "git"
+    fake.parent.mkdir()
+    fake.write_text(
+        f'#!/bin/sh\ncase " $* " in *" fetch "*) ;; *) exec {shutil.which("git")} "$@";; esac\n'
+        'for one; do case "$one" in --git-dir=*) head -c 3000000 /dev/zero > "${one#--git-dir=}/x";; esac; done\n'
+        "sleep 1000\n"
+    )
+    fake.chmod(0o755)
+    environ = {"PATH": f"{fake.parent}:{os.environ['PATH']}"}
+    with pytest.raises(CloneFailed, match="no room for this repository: all of them may take 1 MiB"):
+        await make(environ, limit=1 << 20, fresh=0).checkout(str(origin), None, tmp_path / "to", worklet="w")
+    assert not (tmp_path / "to").exists()
+    assert mirror_of(share).is_dir()
+
+
 def bomb(path: Path, width: int, depth: int, kilobytes: int) -> None:
     """A repository of a few objects whose files are `width ** depth` times the same one."""
 
