@@ -11,12 +11,16 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
+import structlog
+
 from kvstore.gateway.callers import Caller
 from kvstore.gateway.errors import KV_RATE, Refusal
 
 POLL_SECONDS: Final = 0.25
 REMOTE_SECONDS: Final = 2.0  # at Supabase, where each look is a request over the network
 MOST_WATCHERS: Final = 128  # of one worklet
+
+log = structlog.get_logger(__name__)
 
 #: The cursor of now, as this caller sees it. Raises Refusal.
 CursorOfNow = Callable[[str, Caller], Awaitable[str]]
@@ -123,6 +127,9 @@ class Hub:
                 now = await self._cursor_of_now(worklet_id, waiting[-1].caller)
             except Refusal:
                 now = None  # each asks for itself, and gets its own answer
+            except Exception as e:  # noqa: BLE001 - whatever it is, the next look may do better; its text may hold a value
+                log.error("changes of a store could not be looked for", worklet=worklet_id, error=type(e).__name__)
+                now = None
             for bell in waiting:
                 if bell.cursor != now:
                     bell.ring()

@@ -279,6 +279,27 @@ async def test_a_watcher_hears_of_what_another_process_writes(world: World, tmp_
         assert [c["key"] for c in answer["changes"]] == ["a"]
 
 
+async def test_a_fault_of_one_look_is_not_the_last_look(world: World, tmp_path: Path) -> None:
+    class Faulty:
+        left = 1
+
+        async def call(self, caller: Caller, function: str, arguments: Mapping[str, Any]) -> str:
+            if arguments.get("p_cursor", "") is None and self.left:
+                self.left -= 1
+                raise RuntimeError
+            return await world.store.call(caller, function, arguments)
+
+    cursor, world.gateway.backend = await now(world), Faulty()  # type: ignore[assignment]
+    watching = asyncio.create_task(world.call("kv_watch", p_cursor=cursor, p_wait=20))
+    await until(lambda: not world.gateway.backend.left)  # type: ignore[attr-defined]
+    other = SqliteStore(tmp_path / "kv" / "kv.sqlite", max_keys=1, max_bytes=1)
+    async with World(other) as beside:
+        await beside.call("kv_set", **key("a"), p_value="2")
+    await other.close()
+    answer = await asyncio.wait_for(watching, 10)
+    assert [c["key"] for c in answer["changes"]] == ["a"]
+
+
 async def test_waiting_ends_without_a_change_and_the_cursor_goes_on(world: World) -> None:
     cursor = await now(world)
     await world.call("kv_set", **key("b"), p_value="1")
