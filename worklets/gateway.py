@@ -116,16 +116,16 @@ class ModelGateway:
             await self._close(name)
             door = None
         worklet_id = worklet_id or (door.worklet_id if door else None)
-        if self._store is not None and worklet_id is not None:
-            # Before the socket: what Claude starts, with the model's first answer, has its token.
-            await self._store.tokens.keep(run_dir, worklet_id)
-        if door is None:
-            try:
+        try:
+            if self._store is not None and worklet_id is not None:
+                # Before the socket: what Claude starts, with the model's first answer, has its token.
+                await self._store.tokens.keep(run_dir, worklet_id)
+            if door is None:
                 self._doors[name] = door = await self._made(name, run_dir)
-            except BaseException:
-                if self._store is not None:
-                    await self._store.tokens.drop(run_dir)
-                raise
+        except BaseException:
+            if door is None and self._store is not None:  # nobody closes a door that is not there
+                await self._store.tokens.drop(run_dir)
+            raise
         door.worklet_id = worklet_id
         if grants is not None:
             door.grants = dict(grants)

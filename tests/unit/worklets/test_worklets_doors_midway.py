@@ -21,6 +21,7 @@ from worklets.gatelink import Links
 from worklets.gateway import ModelGateway
 from worklets.gatewaydoor import Door, Traffic
 from worklets.identity import Identity
+from worklets.kvdoor import StoreDoor
 from worklets.sidecardoor import _Sidecar
 from worklets.sockets import short_path
 
@@ -88,6 +89,20 @@ async def test_a_door_that_is_opened_twice_at_once_is_one(tmp_path: Path) -> Non
     assert gateway.grants() == {"w": {"thing": 2}}
     await gateway.aclose()
     assert not unix_listeners() - before
+
+
+async def test_no_token_is_kept_for_a_door_that_is_given_up_while_it_is_written(tmp_path: Path) -> None:
+    store = StoreDoor(tmp_path)
+    gateway = ModelGateway("http://model.invalid", None, Identity.load(tmp_path), store)
+    opening = asyncio.create_task(gateway.open("w", tmp_path, "5f0c3d0e-0000-4000-8000-000000000001"))
+    await asyncio.sleep(0)
+    assert store.tokens._kept
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert not store.tokens._kept
+    assert not gateway.doors()
+    await gateway.aclose()
 
 
 async def test_what_a_request_begins_while_its_door_closes_ends_with_it(tmp_path: Path) -> None:
