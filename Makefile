@@ -61,7 +61,8 @@ lock: ## pin the dependencies of pyproject.toml anew, with hashes (needs uv and 
 	uv pip compile pyproject.toml --generate-hashes --no-emit-index-url --quiet -o requirements.lock
 	uv pip compile pyproject.toml --extra dev -c requirements.lock --generate-hashes --no-emit-index-url --quiet -o requirements-dev.lock
 	cd worklets/image/mcp && uv pip compile fetch.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o fetch.txt
-	cd worklets/image/mcp && npm install --package-lock-only --omit=dev --ignore-scripts --omit-lockfile-registry-resolved --no-audit --no-fund
+	for image in mcp browser; do (cd worklets/image/$$image && npm install --package-lock-only --omit=dev \
+	  --ignore-scripts --omit-lockfile-registry-resolved --no-audit --no-fund) || exit; done
 
 clean: ## remove what make and the demo made; a real Flow's data stays
 	rm -rf $(VENV) build kvstore/build data/demo .mypy_cache .ruff_cache .pytest_cache *.egg-info kvstore/*.egg-info

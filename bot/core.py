@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bot.bookkeeping import bookkeeping
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
     from config.settings import AskSettings, Settings
     from kvstore.gateway.backend import Admin
     from worklets.docker import DockerRuntime
-    from worklets.prebuilt import Prebuilt
+    from worklets.profileimages import ProfileImages
     from worklets.runtime import Runtime
     from worklets.secrets import SecretStore
 
@@ -111,10 +112,10 @@ async def open_core(settings: Settings, *, serving: bool = False) -> AsyncIterat
         reach = EgressPolicy.of(told_egress(settings.egress))
         people = Grants(database, asked=reach.asks)
         room = Room(settings.share_dir, settings.isolation.disk_reserve, runtime.places)
-        images = prebuilt(settings, identity, room) if runtime.kind == "docker" else None
+        images = profile_images(settings, identity, room) if runtime.kind == "docker" else None
         if images is not None:
             stack.push_async_callback(images.aclose)
-        sidecars = sidecars_of(settings, identity, runtime, images)
+        sidecars = sidecars_of(settings, identity, runtime, images.on_bases if images is not None else None)
         if sidecars is not None:
             stack.push_async_callback(sidecars.aclose)
         host = WorkletHost(
@@ -233,13 +234,20 @@ def _profiles(
     return Composed(parts, [container.learn], [people.ended], [container.forked])
 
 
-def prebuilt(settings: Settings, identity: Identity, room: Room | None = None) -> Prebuilt:
-    """The images on other bases; nothing is asked of the engine yet. `room`: None for that of the share directory."""
-    from worklets.prebuilt import Prebuilt
+def profile_images(settings: Settings, identity: Identity, room: Room | None = None) -> ProfileImages:
+    """The images on other bases and with a browser; nothing is asked of the engine yet.
 
-    kept = settings.images.keep
-    room = room or Room(settings.share_dir, settings.isolation.disk_reserve)
-    return Prebuilt(settings.share_dir, identity.instance, engine_at(settings), keep=kept, room=room)
+    `room`: None for that of the share directory.
+    """
+    from worklets.imagebuild import browser_recipe
+    from worklets.prebuilt import Prebuilt
+    from worklets.profileimages import ProfileImages
+
+    made = partial(
+        Prebuilt, settings.share_dir, identity.instance, engine_at(settings), keep=settings.images.keep,
+        room=room or Room(settings.share_dir, settings.isolation.disk_reserve),
+    )  # fmt: skip
+    return ProfileImages(settings.worklets.image, made(), made(made_of=browser_recipe))
 
 
 def _span(seconds: float | None) -> timedelta | None:

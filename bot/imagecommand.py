@@ -1,4 +1,7 @@
-"""`flow images …`: the worklet images on other base images, and those that Flow fetched for them; docs/templates.md."""
+"""`flow images …`: worklet images on other base images or with a browser, and bases that Flow fetched for them.
+
+docs/templates.md tells people of it.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from config.settings import Settings
     from worklets.fetchedbases import Base
     from worklets.prebuilt import Prebuilt
+    from worklets.profileimages import ProfileImages
 
 
 def add_verbs(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +27,8 @@ def add_verbs(parser: argparse.ArgumentParser) -> None:
     listing = _verb(verbs, "list", "those that are there, used last first")
     listing.add_argument("--json", action="store_true", help="as JSON, for other programs")
     build = _verb(verbs, "build", "make one before somebody waits for it")
-    build.add_argument("base", metavar="BASE", help="the base image, one of FLOW_BASE_IMAGES")
+    build.add_argument("base", metavar="BASE", nargs="?", help="the base image, one of FLOW_BASE_IMAGES")
+    build.add_argument("--browser", action="store_true", help="with a browser, as MCP server playwright needs it")
     build.add_argument("--pull", action="store_true", help="fetch the base image's newest version first")
     prune = _verb(verbs, "prune", "remove those that this Flow made and no worklet is made of, and bases it fetched")
     prune.add_argument("--keep", type=_count, metavar="N", help="but so many, used last (FLOW_IMAGES_KEPT)")
@@ -47,17 +52,17 @@ def _count(value: str) -> int:
 
 
 async def _run(args: argparse.Namespace, settings: Settings) -> int:
-    from bot.core import make_share_dir, prebuilt
+    from bot.core import make_share_dir, profile_images
     from worklets.identity import Identity
 
     make_share_dir(settings.share_dir)
-    made = prebuilt(settings, Identity.load(settings.share_dir))
+    made = profile_images(settings, Identity.load(settings.share_dir))
     try:
         if args.act == "build":
             return await _build(made, settings, args)
         if args.act == "prune":
-            return await _prune(made, args)
-        return await _list(made, as_json=args.json)
+            return await _prune(made.on_bases, args)
+        return await _list(made.on_bases, as_json=args.json)
     finally:
         await made.aclose()
 
@@ -71,7 +76,7 @@ async def _list(made: Prebuilt, *, as_json: bool) -> int:
         fetched = [{"image": one.fetched.base, "base": None, "bytes": one.size, "busy": one.busy} for one in bases]
         print_json([*told, *fetched])
     elif not found and not bases:
-        print("no images on other bases")
+        print("no images on other bases, and none with a browser")
     else:
         rows: list[tuple[str, ...]] = [
             (one.tag, one.base, format_size(one.size), _day(one.used), "in use" if one.busy else "") for one in found
@@ -91,27 +96,37 @@ def _day(used: float | None) -> str:
     return "-" if used is None else f"{datetime.fromtimestamp(used, UTC):%Y-%m-%d %H:%M}"
 
 
-async def _build(made: Prebuilt, settings: Settings, args: argparse.Namespace) -> int:
-    from worklets.baseimages import OWN_BASE, is_allowed
-
-    if args.base == OWN_BASE:
-        raise FlowError(f"{OWN_BASE} is the usual image's base.", suggestion="`flow image build` makes that.")
-    if not is_allowed(args.base, settings.images.bases):
-        raise FlowError(f"{args.base} is not among FLOW_BASE_IMAGES.", suggestion="Add it, or a pattern for it.")
-    started = time.monotonic()
+async def _build(made: ProfileImages, settings: Settings, args: argparse.Namespace) -> int:
+    _require_base(settings, args)
+    started, tag = time.monotonic(), None
+    what = args.base or "the usual image"
     if args.pull:
         print(f"fetching {args.base}", flush=True)
-        await made.fetch(args.base)
+        await made.on_bases.fetch(args.base)
 
     def show(step: str) -> None:
         print(
-            step.replace("image ", "step ").replace("/", " of ") if " " in step else f"waiting for {args.base}",
-            flush=True,
+            step.replace("image ", "step ").replace("/", " of ") if " " in step else f"waiting for {what}", flush=True
         )
 
-    tag = await made.image(args.base, show)
+    if args.base is not None:
+        tag = await made.on_bases.image(args.base, show)
+    if args.browser:
+        what = f"a browser on {what}"
+        tag = await made.browser(tag, show)
     print(f"{tag} is there, after {format_duration(time.monotonic() - started)}")
     return 0
+
+
+def _require_base(settings: Settings, args: argparse.Namespace) -> None:
+    from worklets.baseimages import OWN_BASE, is_allowed
+
+    if args.base is None and (args.pull or not args.browser):
+        raise FlowError("Which base image?", suggestion="Name one, or --browser for the usual image with a browser.")
+    if args.base == OWN_BASE:
+        raise FlowError(f"{OWN_BASE} is the usual image's base.", suggestion="`flow image build` makes that.")
+    if args.base is not None and not is_allowed(args.base, settings.images.bases):
+        raise FlowError(f"{args.base} is not among FLOW_BASE_IMAGES.", suggestion="Add it, or a pattern for it.")
 
 
 async def _prune(made: Prebuilt, args: argparse.Namespace) -> int:

@@ -28,7 +28,7 @@ HOW = "make provision"
 LONG = (
     "e2e/test_e2e_life.py", "chaos/test_chaos_kill.py", "chaos/test_chaos_database.py", "contracts/test_runtime.py",
     "integration/test_worklet_abuse.py", "integration/test_cli.py", "integration/test_recovery.py",
-    "integration/test_kv_supabase.py", "unit/sessions/test_sessions_stateful.py",
+    "integration/test_kv_supabase.py", "unit/sessions/test_sessions_stateful.py", "e2e/test_e2e_mcpservers.py",
 )  # fmt: skip
 _KINDS = ("chaos", "e2e", "integration", "contracts", "unit")  # the rest, from minutes to seconds
 

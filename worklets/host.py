@@ -46,7 +46,7 @@ from worklets.sweep import Sweep
 
 if TYPE_CHECKING:
     from worklets.gateway import Doors
-    from worklets.prebuilt import Prebuilt
+    from worklets.profileimages import ProfileImages
     from worklets.sidecars import Sidecars
 
 log = structlog.get_logger(__name__)
@@ -74,7 +74,7 @@ class WorkletHost:
         profiles: Profiles | None = None,
         previews: bool = False,
         monitor: Monitor | None = None,
-        images: Prebuilt | None = None,
+        images: ProfileImages | None = None,
         room: Room | None = None,
         sidecars: Sidecars | None = None,
         coming_up: ComingUp | None = None,
@@ -83,8 +83,9 @@ class WorkletHost:
 
         `file_limit`: bytes that Claude may send in one file. `egress`: what new worklets are told that they may reach;
         the gateway decides. `profiles`: what worklets are to be beyond all this. `monitor` hears what they use.
-        `images` makes those of profiles with a base image; None: it counts for nothing. `room`: whether there is any.
-        `sidecars`: where MCP servers with a secret run; None: there are none. `coming_up`: how many start at once.
+        `images` makes those of profiles with a wish of their own; None: that counts for nothing. `room`: whether there
+        is any. `sidecars`: where MCP servers with a secret run; None: there are none. `coming_up`: how many start at a
+        time.
         """
         self.monitor = monitor or Monitor()
         self.room = room or Room(share_dir)
@@ -227,9 +228,7 @@ class WorkletHost:
             return await self._profiles.of(name, replace(origin, startup_script=None))
 
     async def _with_image(self, profile: Profile, on_step: Callable[[str], None]) -> Profile:
-        if profile.base is None or self._images is None:
-            return profile
-        return replace(profile, image=await self._images.image(profile.base, on_step))
+        return profile if self._images is None else await self._images.of(profile, on_step)
 
     # -- worklets that are started before anybody asks for them ---------------------------------------------------
 

@@ -67,6 +67,13 @@ def recipe() -> Recipe:
     return Recipe({name: path.read_bytes() for name, path in _context()}, _arguments())
 
 
+def browser_recipe() -> Recipe:
+    """What is put on a worklet image for the MCP server playwright."""
+    directory = _HERE / "image" / "browser"
+    names = ("Dockerfile", "package.json", "package-lock.json")
+    return Recipe({name: (directory / name).read_bytes() for name in names}, {})
+
+
 async def build(
     image: str,
     progress: Callable[[str], None] = lambda _: None,

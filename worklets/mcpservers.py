@@ -71,13 +71,16 @@ def _npx(package: str) -> str:
     return f"npx -y {package}"
 
 
-#: Further arguments, of what the worklet has: a proxy, a browser of the image.
+#: Further arguments, of what the worklet has: a proxy, a browser of the image. Left alone, the browser would ask the
+#: proxy for the worklet's own servers too, and its screenshots lie where commits take them along.
 _FETCH = 'set -- ${HTTPS_PROXY:+--proxy-url "$HTTPS_PROXY"}; '
 _BROWSE = (
-    'set -- "$@" ${HTTPS_PROXY:+--proxy-server "$HTTPS_PROXY"}; '
-    "found=$(command -v chromium || command -v chromium-browser || command -v google-chrome)"
-    ' && set -- "$@" --executable-path "$found"; '
+    'set -- "$@" --output-dir "${TMPDIR:-/tmp}/playwright-mcp"; '
+    'set -- "$@" ${HTTPS_PROXY:+--proxy-server "$HTTPS_PROXY" --proxy-bypass "localhost,127.0.0.1,[::1]"}; '
+    "found=$(command -v chromium-headless-shell || command -v chromium || command -v chromium-browser"
+    ' || command -v google-chrome) && set -- "$@" --executable-path "$found"; '
 )
+_PLAYWRIGHT = ("--headless", "--isolated", "--no-sandbox", "--file-paths", "absolute")  # the worklet is the sandbox
 
 
 def _after(setting: str, command: tuple[str, ...]) -> tuple[str, ...]:
@@ -94,7 +97,7 @@ BUILT_IN: dict[str, BuiltIn] = {
     "sentry": BuiltIn("errors and their traces", "https://mcp.sentry.dev/mcp", "Sentry-Bearer", key="token"),
     # The reference server is archived, and its read-only mode could be left with a semicolon.
     "postgres": BuiltIn("reading a database", key="dsn"),
-    # The versions are those of worklets/image/mcp, which has no playwright: it needs Node.js 20, and a browser.
+    # The versions are those of worklets/image/mcp, and of worklets/image/browser.
     "filesystem": BuiltIn(
         "files of the workspace",
         command=_inside(
@@ -111,13 +114,19 @@ BUILT_IN: dict[str, BuiltIn] = {
         command=_after(_FETCH, _inside("mcp-server-fetch", "python3 -m mcp_server_fetch")),
     ),
     "playwright": BuiltIn(
-        "a browser, where the image has one",
+        "a browser",
         command=_after(
             _BROWSE,
-            _inside("playwright-mcp", _npx("@playwright/mcp@0.0.83"), "--headless", "--isolated", "--no-sandbox"),
+            _inside("playwright-mcp", _npx("@playwright/mcp@0.0.83"), *_PLAYWRIGHT),
         ),
     ),
 }
+
+
+def wants_browser(servers: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether one of them, as the CLI's --mcp-config has them, is the built-in playwright."""
+    _, *args = BUILT_IN["playwright"].command
+    return any(one.get("args") == args for one in servers.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from worklets.agent import Agent
 from worklets.attaching import Attaching
 from worklets.comingup import ComingUp
 from worklets.errors import AgentGone, AgentRefused, WorkletStartFailed
+from worklets.mcpservers import wants_browser
 from worklets.monitor import Monitor
 from worklets.opendoors import OpenDoors
 from worklets.permissions import Permissions
@@ -130,7 +131,8 @@ class PoolWorklets:
         """
         wanted = await self._specs.make(name, "any", {}, _ALL, replace(profile, allowed=None))
         plain = await self._specs.make(name, "any", {}, _ALL, Profile())
-        if profile.base is not None or _fixed(wanted) != _fixed(plain):
+        another = profile.base is not None or wants_browser(profile.mcp_servers)
+        if another or _fixed(wanted) != _fixed(plain):
             raise Unfit
         memory, cpus, pids = profile.memory, profile.cpus, profile.pids
         own = (memory, cpus, pids) == (None, None, None)

@@ -67,6 +67,37 @@ async def test_the_images_own_servers_work_without_fetching_them(world: World) -
         assert "hello from elsewhere.test" not in told
 
 
+PAGE = "<title>Prototype</title><button onclick=\"this.textContent='pressed-'+6*7\">press me</button>"
+
+
+async def test_a_browser_comes_when_somebody_wants_one(world: World) -> None:
+    async with outside(world) as port:
+        world.program.env |= {
+            "FLOW_EGRESS": "allow-list", "FLOW_EGRESS_HOSTS": f"pages.test:{port}", "FLOW_EGRESS_PORTS": "80,443",
+        }  # fmt: skip
+        await world.program.start()
+        server = f"mkdir site && echo {shlex.quote(PAGE)} > site/index.html && (python3 -m http.server -d site 3000 &)"
+        text = calls(
+            ("playwright__browser_navigate", {"url": "http://localhost:3000/"}),
+            ("playwright__browser_click", {"element": "the button", "target": "button"}),
+            ("playwright__browser_snapshot", {}),
+            ("playwright__browser_navigate", {"url": f"http://pages.test:{port}/"}),
+            ("playwright__browser_snapshot", {}),
+        )
+        repo = repository(world, "mcpServers: {playwright: }\n")
+        prompt = f"BASH {server}\n{text}\nBASH git status --short\nSAY all seen repo={repo}"
+        await world.slack.command("maya", "general", "/flow", prompt)
+        ts = await world.root("all seen")
+        await world.settled(ts, "all seen", timeout=400)
+        told = results(world)
+        for answer in ("Page Title: Prototype", "pressed-42", "hello from pages.test"):
+            assert answer in told
+        assert "?? site/" in told
+        assert "?? .playwright-mcp" not in told
+        listed = await world.program.flow("images", "list", "--json")
+        assert [one["base"] for one in json.loads(listed.stdout)] == [IMAGE]
+
+
 SECRET = "trk_theTrackersToken0123456789abcdefghij"
 SERVER = r"""
 import json, os, sys, urllib.request

@@ -20,6 +20,7 @@ from worklets.gatewaymodel import Credential
 from worklets.host import WorkletHost
 from worklets.identity import Identity
 from worklets.local import LocalRuntime
+from worklets.mcpservers import BUILT_IN
 from worklets.permissions import Permissions
 from worklets.profile import AsTheSettingsSay, Origin, Profile
 from worklets.runtime import Runtime
@@ -143,10 +144,14 @@ async def test_another_claude_is_started_in_it_where_the_first_is_no_use(world: 
     await agent.close()
 
 
-async def test_what_it_cannot_become_is_started_anew_on_its_volume(world: World) -> None:
+BROWSER: dict[str, Any] = {"eyes": {"command": "true", "args": list(BUILT_IN["playwright"].command[1:])}}
+
+
+@pytest.mark.parametrize("wish", [{"base": "another:image"}, {"mcp_servers": BROWSER}])
+async def test_what_it_cannot_become_is_started_anew_on_its_volume(world: World, wish: dict[str, Any]) -> None:
     await world.host.prepare(NAME, world.conversation)
     made = await world.container()
-    world.profiles.profile = Profile(base="another:image", env={"EXTRA": "1"}, notes=("A note.",))
+    world.profiles.profile = Profile(**wish, env={"EXTRA": "1"}, notes=("A note.",))
     agent = await world.open()
     assert agent.worklet_id != made
     assert world.steps == ["starting"]

@@ -31,6 +31,7 @@ from worklets.identity import Identity
 from worklets.imagebuild import Recipe
 from worklets.prebuilt import Prebuilt
 from worklets.profile import Origin, Profile
+from worklets.profileimages import ProfileImages
 
 SAYS: dict[str, Any] = {
     "resources": {"memory": "300m", "cpus": 0.5, "pids": 100},
@@ -88,7 +89,8 @@ async def test_a_container_is_what_its_template_says(store: Store, tmp_path: Pat
     images = Prebuilt(share_dir, identity.instance, made_of=lambda: small)
     runtime = DockerRuntime(share_dir=share_dir, identity=identity, image=base, memory=1 << 30, cpus=2, pids=512)
     parts = [base_part((base,), template_part(TemplateStore(store.db), lambda: None))]
-    host = WorkletHost(runtime, doors, identity, share_dir, profiles=Composed(parts), images=images)  # type: ignore[arg-type]
+    made = ProfileImages(base, images, images)
+    host = WorkletHost(runtime, doors, identity, share_dir, profiles=Composed(parts), images=made)  # type: ignore[arg-type]
     steps: list[str] = []
     try:
         agent = await host.open(
