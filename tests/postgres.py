@@ -9,7 +9,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -18,17 +17,12 @@ from typing import Any
 
 import asyncpg
 import pytest
+from ports import free_port
 
 
 def programs() -> Path | None:
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     return found[-1].parent if found else None
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _unprivileged() -> dict[str, Any]:
@@ -53,7 +47,7 @@ class Cluster:
         self._home = Path(tempfile.mkdtemp(prefix="flow-postgres-"))
         if self._account:
             os.chown(self._home, self._account["user"], self._account["group"])
-        self._port = _free_port()
+        self._port = free_port()
         self._server: subprocess.Popen[bytes] | None = None
         self.address = f"postgresql://flow@127.0.0.1:{self._port}"
 
@@ -73,7 +67,7 @@ class Cluster:
                 [self._programs / "postgres", "-D", self._home / "data", *options],
                 stdout=output, stderr=output, cwd=self._home, **self._account,
             )  # fmt: skip
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 assert self._server.poll() is None, (self._home / "log").read_text()
                 try:
@@ -87,7 +81,7 @@ class Cluster:
         """SIGINT is "fast": cuts connections off; SIGQUIT "immediate": like a crash."""
         assert self._server
         self._server.send_signal(how)
-        self._server.wait(timeout=20)
+        self._server.wait(timeout=60)
 
     def remove(self) -> None:
         if self._server is not None and self._server.poll() is None:

@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 import tables
+from ports import free_port
 
 HERE = Path(__file__).parent / "supabase"
 PROGRAMS = HERE / "node_modules"
@@ -92,9 +93,7 @@ def running(dsn: str) -> Iterator[SupabaseLite]:
 
 
 def _project(at: Path, dsn: str) -> tuple[SupabaseLite, int]:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = int(listener.getsockname()[1])
+    port = free_port()
     lite = SupabaseLite(
         url=f"http://127.0.0.1:{port}",
         dsn=dsn,

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from images import IMAGE, worklet_image
+from ports import free_port
 
 from bot.doctor import find
 from config.settings import load
 from worklets import gateaddress
 from worklets.identity import Identity
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 import supabaselite
-from kvserving import free_port
+from ports import free_port
 from postgres import postgres_server  # noqa: F401 - fixture
 
 from bot.cli import main

@@ -18,7 +18,8 @@ import aiohttp
 import pytest
 import supabaselite
 from kvpostgres import made_source
-from kvserving import UNLIMITED, Program, Source, free_port, serve, sqlite_source
+from kvserving import UNLIMITED, Program, Source, serve, sqlite_source
+from ports import free_port
 from postgres import postgres_server  # noqa: F401 - fixture
 from supabaselite import SupabaseLite
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,6 +18,7 @@ import pytest
 import schema
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from ports import free_port
 from unit.worklets.test_relay_inside import PROGRAM, RELAY
 from waiting import until
 
@@ -356,11 +356,6 @@ async def test_a_server_that_is_gone_is_started_anew(stage: Stage, cookie: str) 
         await until(serves, timeout=60)
     finally:
         os.kill(int(pid.read_text()), signal.SIGKILL)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as made:
-        return int(made.getsockname()[1])
 
 
 async def test_without_its_command_people_are_told_whom_to_ask(stage: Stage, cookie: str) -> None:

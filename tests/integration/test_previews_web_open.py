@@ -8,7 +8,8 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from test_previews_web import Stage, cookie, free_port, stage, worklet
+from ports import free_port
+from test_previews_web import Stage, cookie, stage, worklet
 from waiting import until
 
 from sessions.errors import SessionNotFound, StoreUnavailable
