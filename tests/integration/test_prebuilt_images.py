@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from worklets.prebuilt import Prebuilt
 from worklets.prebuiltimages import BaseUnfit
 from worklets.room import Room
 
+INSTANCE = f"test{os.getpid()}"  # another suite may run on this engine
 REPOSITORY = f"flow-test-base-{os.getpid()}"
 BASE, OTHER = f"{REPOSITORY}:one", f"{REPOSITORY}:two"
 
@@ -41,7 +43,8 @@ def made_of(steps: str = "RUN id -u > /built") -> Recipe:
 
 
 def base_image(tag: str, *lines: str, on: str = OWN_BASE) -> None:
-    docker("build", "-q", "-t", tag, "-", stdin="\n".join([f"FROM {on}", *lines]))
+    """With a label of this process: else all suites on this engine would have the same images."""
+    docker("build", "-q", "-t", tag, "-", stdin="\n".join([f"FROM {on}", f"LABEL flow-test={INSTANCE}", *lines]))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,9 +52,29 @@ def bases() -> Iterator[None]:
     base_image(BASE, "RUN echo 1 > /one", "USER 65534", 'ENTRYPOINT ["/bin/false"]')
     base_image(OTHER, "RUN echo 2 > /two")
     yield
-    made = ("--filter=label=flow.prebuilt.instance=test", "--format={{.Repository}}:{{.Tag}}")
-    for tag in (*docker("images", *made).split(), BASE, OTHER):
-        docker("rmi", "-f", tag)
+    end, said = time.monotonic() + 60, ""
+    while found := left():
+        assert time.monotonic() < end, (found, said)
+        # One that others are removing at this moment, or whose parents they are, is refused: looked at again.
+        said = subprocess.run(["docker", "rmi", "-f", *found], capture_output=True, text=True, timeout=100).stderr
+
+
+def left() -> list[str]:
+    """What this module has made: images by id, since one that is being removed has no name; bases, which lie below."""
+    made = docker("images", "-q", "--no-trunc", f"--filter=label=flow.prebuilt.instance={INSTANCE}").split()
+    bases = docker("images", "--format={{.Repository}}:{{.Tag}}", f"--filter=reference={REPOSITORY}").split()
+    return [*dict.fromkeys(made), *bases]
+
+
+async def tidied(prebuilt: Prebuilt) -> None:
+    if prebuilt._tidying is not None:
+        await prebuilt._tidying
+
+
+async def closed(prebuilt: Prebuilt) -> None:
+    """Closed when nothing is being removed: the engine would go on with it while something else is asked of it."""
+    await tidied(prebuilt)
+    await prebuilt.aclose()
 
 
 class Crowded(Room):
@@ -63,9 +86,9 @@ class Crowded(Room):
 
 @pytest.fixture
 async def prebuilt(tmp_path: Path) -> AsyncIterator[Prebuilt]:
-    made = Prebuilt(tmp_path, "test", made_of=made_of, keep=1, young=0)
+    made = Prebuilt(tmp_path, INSTANCE, made_of=made_of, keep=1, young=0)
     yield made
-    await made.aclose()
+    await closed(made)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +115,7 @@ def test_only_bases_that_the_administrator_names(base: str, patterns: tuple[str,
 @pytest.mark.docker
 async def test_it_is_made_once_for_all_who_wait_and_each_hears_of_it(prebuilt: Prebuilt, tmp_path: Path) -> None:
     heard: list[list[str]] = [[], [], []]
-    other = Prebuilt(tmp_path, "test", made_of=made_of)  # as another process
+    other = Prebuilt(tmp_path, INSTANCE, made_of=made_of)  # as another process
     tags = await asyncio.gather(
         prebuilt.image(BASE, heard[0].append), prebuilt.image(BASE, heard[1].append), other.image(BASE, heard[2].append)
     )
@@ -109,23 +132,23 @@ async def test_it_is_made_once_for_all_who_wait_and_each_hears_of_it(prebuilt: P
     (image,) = [one for one in await prebuilt.list() if one.base == BASE]
     assert (image.tag, image.busy) == (tags[0], False)
     assert image.used is not None
-    await other.aclose()
+    await closed(other)
 
 
 @pytest.mark.docker
 async def test_other_content_is_another_image_and_who_stops_waiting_stops_nothing(tmp_path: Path) -> None:
-    prebuilt = Prebuilt(tmp_path, "test", made_of=lambda: made_of("RUN id -G > /built"))
+    prebuilt = Prebuilt(tmp_path, INSTANCE, made_of=lambda: made_of("RUN id -G > /built"))
     waiting = asyncio.create_task(prebuilt.image(BASE, lambda _: None))
-    await until(lambda: prebuilt.building == [BASE], 20)
+    await until(lambda: prebuilt.building == [BASE])
     waiting.cancel()
     first = await prebuilt.image(BASE, lambda _: None)
     base_image(BASE, "RUN echo 3 > /one")
     second = await prebuilt.image(BASE, lambda _: None)
     assert second != first, "the base image changed"
-    newer = Prebuilt(tmp_path, "test", made_of=lambda: made_of("RUN id -g > /built"), keep=9)
+    newer = Prebuilt(tmp_path, INSTANCE, made_of=lambda: made_of("RUN id -g > /built"), keep=9)
     assert await newer.image(BASE, lambda _: None) not in (first, second), "what is put on it changed"
-    await newer.aclose()
-    await prebuilt.aclose()
+    await closed(newer)
+    await closed(prebuilt)
 
 
 @pytest.mark.docker
@@ -143,7 +166,7 @@ async def test_old_ones_go_when_a_new_one_is_made_and_those_in_use_stay(prebuilt
         async def tidy() -> bool:
             return await there() == {first: True, third: False}
 
-        await until(tidy, 30, f"one idle one and the one in use, not {second}")
+        await until(tidy, what=f"one idle one and the one in use, not {second}")
     finally:
         docker("rm", container)
     assert {one.tag for one in await prebuilt.prune(0)} >= {first, third}
@@ -151,9 +174,10 @@ async def test_old_ones_go_when_a_new_one_is_made_and_those_in_use_stay(prebuilt
 
 @pytest.mark.docker
 async def test_one_that_is_used_while_others_go_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = Prebuilt(tmp_path, "test", made_of=made_of)
+    made = Prebuilt(tmp_path, INSTANCE, made_of=made_of)
     older = await made.image(BASE, lambda _: None)
     await made.image(OTHER, lambda _: None)
+    await tidied(made)
     call, again = made._engine.call, list[str]()
 
     async def late(kind: str, work: Any, **options: Any) -> Any:
@@ -166,7 +190,7 @@ async def test_one_that_is_used_while_others_go_stays(tmp_path: Path, monkeypatc
     assert again == [older]
     assert older not in gone
     assert older in {one.tag for one in await made.list()}
-    await made.aclose()
+    await closed(made)
 
 
 @pytest.mark.docker
@@ -187,7 +211,7 @@ async def test_what_cannot_be_a_base_is_told_in_a_sentence(prebuilt: Prebuilt) -
     finally:
         for name in (*unfit, "empty"):
             docker("rmi", "-f", f"{REPOSITORY}:{name}")
-    assert docker("ps", "-aq", "--filter=label=flow.instance=test") == ""
+    assert docker("ps", "-aq", f"--filter=label=flow.instance={INSTANCE}") == ""
 
 
 @pytest.mark.docker
@@ -197,7 +221,7 @@ async def test_a_failure_is_told_with_its_last_lines_and_not_tried_again_for_a_w
     def broken() -> Recipe:
         return made_of("RUN echo so far; echo the reason; exit 7")
 
-    prebuilt = Prebuilt(tmp_path, "test", made_of=broken, clock=lambda: now)
+    prebuilt = Prebuilt(tmp_path, INSTANCE, made_of=broken, clock=lambda: now)
     steps: list[str] = []
     with pytest.raises(ImageMissing, match=r"ended with code 7 after: .*so far / .*the reason") as refused:
         await prebuilt.image(OTHER, steps.append)
@@ -212,20 +236,20 @@ async def test_a_failure_is_told_with_its_last_lines_and_not_tried_again_for_a_w
     assert len(steps) > count, "tried again"
     with pytest.raises(ImageMissing, match="flow-test-nowhere:1 is not here and could not be fetched"):
         await prebuilt.image("flow-test-nowhere:1", steps.append)
-    await prebuilt.aclose()
+    await closed(prebuilt)
 
 
 @pytest.mark.docker
 async def test_nothing_is_made_or_fetched_on_a_full_disk(tmp_path: Path) -> None:
     steps: list[str] = []
-    prebuilt = Prebuilt(tmp_path, "test", made_of=lambda: made_of("RUN id -un > /built"), room=Crowded(tmp_path))
+    prebuilt = Prebuilt(tmp_path, INSTANCE, made_of=lambda: made_of("RUN id -un > /built"), room=Crowded(tmp_path))
     for _ in range(2):
         with pytest.raises(WorkletStartFailed, match="nearly full"):
             await prebuilt.image(OTHER, steps.append)
     assert not any(step.startswith("image ") for step in steps)
     with pytest.raises(WorkletStartFailed, match="nearly full"):
         await prebuilt.fetch(OTHER)
-    await prebuilt.aclose()
+    await closed(prebuilt)
 
 
 @pytest.mark.docker
@@ -241,7 +265,7 @@ async def test_a_base_that_flow_fetched_goes_when_nothing_is_made_of_it(tmp_path
 
         try:
             await asyncio.to_thread(docker, "pull", "-q", theirs)
-            prebuilt = Prebuilt(tmp_path, "test", made_of=made_of)
+            prebuilt = Prebuilt(tmp_path, INSTANCE, made_of=made_of)
             await prebuilt.fetch(theirs)  # its name is somebody else's, whatever comes under it
             await prebuilt.fetch(named)  # the same image under another name: somebody else's too
             assert await prebuilt.bases() == []
@@ -284,12 +308,12 @@ async def test_a_base_that_flow_fetched_goes_when_nothing_is_made_of_it(tmp_path
             assert await prebuilt.prune_bases() == []
             await asyncio.to_thread(docker, "rmi", f"{REPOSITORY}:kept")
             async with prebuilt._alone():
-                other = Prebuilt(tmp_path, "test", made_of=made_of)
+                other = Prebuilt(tmp_path, INSTANCE, made_of=made_of)
                 assert await other.prune_bases() == [], "something is being made"
             assert [one.fetched.base for one in await other.prune_bases()] == [mine]
             assert await other.bases() == []
-            await other.aclose()
-            await prebuilt.aclose()
+            await closed(other)
+            await closed(prebuilt)
             assert await there(mine, theirs, named, other_one) == {theirs, named}
         finally:
             left = await asyncio.to_thread(docker, "images", "-q", "--filter", f"reference={host.address}/*")
@@ -315,15 +339,24 @@ def test_a_record_that_is_no_record_names_nothing(tmp_path: Path) -> None:
 @pytest.mark.docker
 async def test_a_flow_that_stops_ends_the_build(tmp_path: Path) -> None:
     endless = "RUN while sleep 0.2; do echo x; done"
-    prebuilt = Prebuilt(tmp_path, "test", made_of=lambda: made_of(endless))
+    prebuilt = Prebuilt(tmp_path, INSTANCE, made_of=lambda: made_of(endless))
     steps: list[str] = []
+    before = set(threading.enumerate())
     waiting = asyncio.create_task(prebuilt.image(OTHER, steps.append))
-    await until(lambda: any(step.startswith("image 5/") for step in steps), 30)
-    await asyncio.wait_for(prebuilt.aclose(), 20)
+    await until(lambda: any(step.startswith("image 5/") for step in steps))
+    (building,) = [one for one in set(threading.enumerate()) - before if one.name == "docker-long"]
+    await asyncio.wait_for(prebuilt.aclose(), 60)
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    await until(lambda: not any(one.name == "docker-build" for one in threading.enumerate()), 30)
-    await until(lambda: endless[4:] not in docker("ps", "--no-trunc", "--format={{.Command}}"), 30, "the engine's end")
-    again = Prebuilt(tmp_path, "test", made_of=made_of)
+    await until(lambda: not building.is_alive(), what="the thread to hang up")
+
+    def is_over() -> bool:
+        done = subprocess.run(
+            ["docker", "ps", "--no-trunc", "--format={{.Command}}"], capture_output=True, text=True, timeout=100
+        )  # fmt: skip
+        return done.returncode == 0 and endless[4:] not in done.stdout
+
+    await until(is_over, what="the engine's end")
+    again = Prebuilt(tmp_path, INSTANCE, made_of=made_of)
     assert await again.image(OTHER, lambda _: None), "the lock is free"
-    await again.aclose()
+    await closed(again)
