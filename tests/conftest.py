@@ -41,7 +41,7 @@ def has_docker() -> str | None:
     """None when an engine answers and has the worklet image's base; else what is missing."""
     if not shutil.which("docker"):
         return "no docker command"
-    done = subprocess.run(["docker", "version", "-f", "{{.Server.Version}}"], capture_output=True, timeout=20)
+    done = subprocess.run(["docker", "version", "-f", "{{.Server.Version}}"], capture_output=True, timeout=60)
     return None if done.returncode == 0 else "no Docker engine answers"
 
 

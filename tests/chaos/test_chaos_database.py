@@ -134,7 +134,7 @@ async def _strike(storm: Storm, fault: Fault, sentence: str, seconds: float) -> 
         over = asyncio.get_running_loop().time() + dice.uniform(0.5, 1) * seconds
         for _ in range(dice.randint(1, 3)):
             await slack.post("maya", "general", f"@Flow {storm._prompt()}")
-        await until(lambda: _says(storm, sentence), 30, f"/health to say {sentence!r}")
+        await until(lambda: _says(storm, sentence), what=f"/health to say {sentence!r}")
         told = await slack.command("jonas", "engineering", "/flow", "are you there?")
         assert told.ok, "a command is acknowledged, with a sentence"
         assert sentence in json.dumps(told.ack), told
@@ -178,7 +178,7 @@ def tmpfs(at: Path, size: str) -> Iterator[Path]:
 @asynccontextmanager
 async def full(disk: Path) -> AsyncIterator[None]:
     """Not one byte is left; and the write-ahead log, which is written over and over, must grow to be written."""
-    await until(lambda: _emptied_log(disk / "db.sqlite"), 30)
+    await until(lambda: _emptied_log(disk / "db.sqlite"))
     filler = disk / "filler"
     await asyncio.to_thread(_fill, filler)
     try:

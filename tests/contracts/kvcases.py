@@ -20,7 +20,7 @@ CASES: list[dict[str, Any]] = [
     for case in json.loads((Path(__file__).parent / "kv_cases.json").read_text())["cases"]
     if "python" in case.get("only", ["python"])
 ]
-_SECONDS = 15.0
+_SECONDS = 60.0
 
 
 def _cycle() -> list[Any]:

@@ -133,7 +133,7 @@ async def _until_up(runtime: Runtime, name: str) -> None:
     else:
         identity = json.loads((_share_of(await runtime.list()) / "instance.json").read_text())["instance"]
         command = ["docker", "exec", f"flow-{identity}-{name}", "test", "-e", "/work/home/up"]
-        await until(lambda: subprocess.run(command, check=False, timeout=20).returncode == 0)
+        await until(lambda: subprocess.run(command, check=False, timeout=60).returncode == 0)
 
 
 def _share_of(worklets: list) -> Path:
@@ -329,7 +329,7 @@ async def test_environment_and_token_reach_the_relay_and_leave_no_trace(runtime:
     assert (Path(home).name, Path(cwd).name) == ("home", "workspace")
     assert not (worklet.run_dir / "spec.json").exists()
     if runtime.kind == "docker":
-        seen = subprocess.run(["docker", "inspect", worklet.id], capture_output=True, text=True, timeout=20).stdout
+        seen = subprocess.run(["docker", "inspect", worklet.id], capture_output=True, text=True, timeout=60).stdout
         assert worklet.id in seen
     else:
         seen = Path(f"/proc/{worklet.id}/environ").read_text() + Path(f"/proc/{worklet.id}/cmdline").read_text()
@@ -357,7 +357,7 @@ async def test_logs_are_what_the_relay_wrote(runtime: Runtime) -> None:
     await until(lambda: connects(worklet.run_dir, "relay.sock"))
     await runtime.remove(worklet.name)
     broken = await make_broken(runtime)
-    await until(lambda: _logs_hold(runtime, broken, "cannot"), timeout=20)
+    await until(lambda: _logs_hold(runtime, broken, "cannot"))
 
 
 async def make_broken(runtime: Runtime) -> str:
@@ -446,7 +446,7 @@ async def test_a_container_has_its_limits_and_only_constant_labels(docker: Docke
     first = await docker.start(spec(name="one"))
     second = await docker.start(spec(name="two"))
     facts = json.loads(
-        subprocess.run(["docker", "inspect", first.id, second.id], capture_output=True, timeout=20).stdout
+        subprocess.run(["docker", "inspect", first.id, second.id], capture_output=True, timeout=60).stdout
     )
     host = facts[0]["HostConfig"]
     assert host["Memory"] == host["MemorySwap"] == 1 << 30
@@ -496,7 +496,7 @@ async def test_a_container_is_run_by_the_wanted_oci_runtime(tmp_path: Path) -> N
         await named.check()
         assert await named.weaknesses() == []
         worklet = await named.start(spec(name="runs"))
-        shown = subprocess.run(["docker", "inspect", worklet.id], capture_output=True, timeout=20, check=True).stdout
+        shown = subprocess.run(["docker", "inspect", worklet.id], capture_output=True, timeout=60, check=True).stdout
         assert json.loads(shown)[0]["HostConfig"]["Runtime"] == "runc"
         assert json.loads(shown)[0]["HostConfig"]["ShmSize"] == 32 << 20, "an eighth of its memory"
     finally:

@@ -42,13 +42,13 @@ async def started(runtime: Runtime, script: str) -> Worklet:
     """A worklet whose agent runs the script in its workspace, says that it has, and sleeps."""
     done = f"{script}\necho > {run_dir(runtime)}/done; exec sleep 1000"
     worklet = await runtime.start(WorkletSpec("w", ("bash", "-c", done), "token"))
-    await until((worklet.run_dir / "done").exists, 20, "the agent's script")
+    await until((worklet.run_dir / "done").exists, what="the agent's script")
     return worklet
 
 
 async def told(runtime: Runtime, worklet: Worklet, command: str) -> str:
     """What a command that an agent has waited to run says of the workspace."""
-    await until((worklet.run_dir / "told").exists, 20, command)
+    await until((worklet.run_dir / "told").exists, what=command)
     return (worklet.run_dir / "told").read_text()
 
 
@@ -129,13 +129,13 @@ def call(path: str, tool_id: str = "toolu_1", **more: str) -> str:
 def sends(runtime: Runtime, before: str, request: str, limit: int = 1_000_000) -> str:
     """A script that prepares the workspace, then has the MCP server answer one call into `said`."""
     server = " ".join(runtime.sender("w", limit))
-    talk = f"{{ printf '{request}\\n'; sleep 30; }} | {server} > {run_dir(runtime)}/said"
+    talk = f"{{ printf '{request}\\n'; sleep 300; }} | {server} > {run_dir(runtime)}/said"
     return f"{before}\n({talk}) &"
 
 
 async def verdict(worklet: Worklet) -> tuple[str, bool]:
     said = worklet.run_dir / "said"
-    await until(lambda: said.exists() and len(said.read_text().splitlines()) == 2, 20, "the tool's answer")
+    await until(lambda: said.exists() and len(said.read_text().splitlines()) == 2, what="the tool's answer")
     result = json.loads(said.read_text().splitlines()[1])["result"]
     return result["content"][0]["text"], result["isError"]
 
@@ -145,7 +145,7 @@ async def test_a_sent_file_waits_for_flow_and_hears_of_it(runtime: Runtime) -> N
     script = sends(runtime, "echo picture > chart.png", call("chart.png", title="A chart", comment="Look"))
     worklet = await started(runtime, script)
     outgoing = Outgoing(worklet.run_dir)
-    found = await until(lambda: outgoing.look("toolu_1"), 20, "the file")
+    found = await until(lambda: outgoing.look("toolu_1"), what="the file")
     assert found == HandedOver("chart.png", 8, "A chart", "Look")
     assert outgoing.read("toolu_1", 100) == b"picture\n"
     with pytest.raises(ValueError, match="too large"):
@@ -158,7 +158,7 @@ async def test_a_sent_file_waits_for_flow_and_hears_of_it(runtime: Runtime) -> N
 async def test_claude_hears_why_a_file_could_not_be_shown(runtime: Runtime) -> None:
     worklet = await started(runtime, sends(runtime, "echo x > a.txt", call("a.txt")))
     outgoing = Outgoing(worklet.run_dir)
-    await until(lambda: outgoing.look("toolu_1"), 20, "the file")
+    await until(lambda: outgoing.look("toolu_1"), what="the file")
     outgoing.reply("toolu_1", "Slack has no room left.")
     assert await verdict(worklet) == ("Slack has no room left.", True)
 

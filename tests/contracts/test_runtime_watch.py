@@ -82,10 +82,10 @@ async def test_a_worklet_is_heard_of_from_its_figures_to_its_end(runtime: Runtim
         assert first.stats.pids_limit == (200 if docker else None)
         assert first.stats.disk_limit == (1 << 30 if docker else None)
         if docker:
-            await until(lambda: disk_is_known(monitor), 30, "the watch over the disk")
+            await until(lambda: disk_is_known(monitor), what="the watch over the disk")
             (worklet.run_dir / "go").touch()
-            await until(lambda: News("oom", "w") in told, 30, "the news of memory")
-            await until((worklet.run_dir / "eaten").exists, 30)
+            await until(lambda: News("oom", "w") in told, what="the news of memory")
+            await until((worklet.run_dir / "eaten").exists)
             assert (worklet.run_dir / "eaten").read_text().strip() == "137"
             after = await reading(monitor)
             assert after.stats.oom_kills == 1
@@ -93,7 +93,7 @@ async def test_a_worklet_is_heard_of_from_its_figures_to_its_end(runtime: Runtim
             assert not [news for news in told if news.kind == "exit"], "it lives on"
         await agent.close()
         await end(worklet)
-        ended = await until(lambda: [news for news in told if news.kind == "exit"], 30, "the news of its end")
+        ended = await until(lambda: [news for news in told if news.kind == "exit"], what="the news of its end")
         assert ended[0].worklet == "w"
         assert ended[0].code == (137 if docker else None)
 
@@ -107,7 +107,7 @@ async def reading(monitor: Monitor) -> Reading:
     async def fresh() -> Reading | None:
         return (await monitor.fresh(20)).get("w")
 
-    found: Reading = await until(fresh, 30)
+    found: Reading = await until(fresh)
     return found
 
 
@@ -131,7 +131,7 @@ async def test_a_log_is_followed_until_its_worklet_ends(runtime: Runtime) -> Non
     said: list[bytes] = []
     following = asyncio.create_task(runtime.follow("w", 10, said.append))
     (worklet.run_dir / "go").touch()
-    await until(lambda: b"was not understood" in b"".join(said), 30, "a line of the log")
+    await until(lambda: b"was not understood" in b"".join(said), what="a line of the log")
     assert not following.done()
     await end(worklet)
     await asyncio.wait_for(following, 60)
@@ -156,8 +156,8 @@ async def test_events_go_on_where_a_connection_ended(tmp_path: Path) -> None:
             )  # fmt: skip
             await done.wait()
             before = events._stream._wanted
-            await until(lambda before=before: events._stream._wanted is not before, 30, "another connection")
-        await until(lambda: len(told) >= 3, 30)
+            await until(lambda before=before: events._stream._wanted is not before, what="another connection")
+        await until(lambda: len(told) >= 3)
     finally:
         watching.cancel()
         await asyncio.wait([watching])

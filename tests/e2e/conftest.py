@@ -34,7 +34,7 @@ def has_docker() -> bool:
     if not shutil.which("docker"):
         return False
     return (
-        subprocess.run(["docker", "version", "-f", "{{.Server.Version}}"], capture_output=True, timeout=20).returncode
+        subprocess.run(["docker", "version", "-f", "{{.Server.Version}}"], capture_output=True, timeout=60).returncode
         == 0
     )
 

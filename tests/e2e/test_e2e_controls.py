@@ -16,7 +16,7 @@ async def told(world: World, user: str, words: str) -> str:
         texts = [world.slack.visible_text(message) for message in world.slack.ephemerals(user)]
         return next((text for text in texts if words in text), "")
 
-    return await until(found, 40, f"{words!r} to {user}")
+    return await until(found, what=f"{words!r} to {user}")
 
 
 def asked_of(world: World, words: str) -> list[str]:

@@ -65,7 +65,7 @@ async def test_a_kill_between_upload_and_note_shows_the_picture_once(world: Worl
     world.slack.faults.hang("files.completeUploadExternal", after=True)
     asked = f"@Flow again\n{SEND}\nSAY There it is."
     root = await world.slack.post("maya", "#general", asked, files=[("chart.png", png())])
-    await world.slack.wait_for(lambda: pictures(world, root), 40)
+    await world.slack.wait_for(lambda: pictures(world, root))
     await world.program.end(signal.SIGKILL)
     await world.program.start()
     await world.settled(root, "There it is.")

@@ -33,7 +33,7 @@ async def test_a_killed_program_costs_no_second_request(world: World) -> None:
     await world.program.end(signal.SIGKILL)
     await world.model.held("away")
     world.model.release("away")
-    await until(lambda: "the end of it" in journal(world), timeout=40, what="the answer to end without the program")
+    await until(lambda: "the end of it" in journal(world), what="the answer to end without the program")
     await world.program.start()
     answer = await world.settled(ts, "the end of it")
     assert [answer.count(f"word{n} ") for n in range(1, 40)] == [1] * 39
@@ -49,7 +49,7 @@ async def test_a_killed_gateway_is_started_again_and_the_answer_comes_once(world
     killed = holder(world.share_dir)
     assert killed
     os.kill(killed, signal.SIGKILL)
-    await until(lambda: holder(world.share_dir) not in (None, killed), timeout=40)
+    await until(lambda: holder(world.share_dir) not in (None, killed))
     world.model.release("cut")
     answer = await world.settled(ts, "after all", timeout=60)
     assert answer.count("word7 ") == 1

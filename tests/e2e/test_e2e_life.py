@@ -16,7 +16,7 @@ async def test_a_session_sleeps_and_wakes_with_its_whole_context(world: World) -
     await world.program.start(FLOW_SESSION_TIMEOUT="2s")
     ts = await world.slack.post("maya", "general", "@Flow BASH echo kept > kept.txt\nSAY before the sleep")
     await world.settled(ts, "before the sleep")
-    await until(lambda: not containers(world), timeout=30, what="the container to be removed")
+    await until(lambda: not containers(world), what="the container to be removed")
     assert "asleep" in (await world.program.flow("sessions", "list")).stdout
     await world.slack.post("maya", "general", "BASH cat kept.txt\nRECALL", thread_ts=ts)
     answer = await world.settled(ts, "SAY before the sleep")
@@ -136,7 +136,7 @@ async def test_flow_sessions_shows_and_stops(world: World) -> None:
     stopped = await world.program.flow("sessions", "stop", session_id)
     assert stopped.returncode == 0, stopped.stderr
     await world.see(ts, "topped")
-    await until(lambda: not containers(world), timeout=30)
+    await until(lambda: not containers(world))
 
 
 def _kill_worklet(world: World) -> None:

@@ -33,7 +33,7 @@ async def test_a_very_long_answer_is_whole_through_a_kill_and_comes_as_a_file_to
         messages = world.slack.messages("general", thread_ts=ts)
         return [file["id"] for message in messages for file in message.get("files", [])]
 
-    await until(shared, timeout=30)
+    await until(shared)
     shown = [m for m in world.slack.messages("general", thread_ts=ts)[1:] if m.get("bot_id") and not m.get("files")]
     texts = [b["text"] for m in shown for b in m.get("blocks", []) if b["type"] == "markdown"]
     steps = [int(n) for text in texts for n in re.findall(r"def step_(\d+)\(", text)]

@@ -29,7 +29,7 @@ async def test_stop_by_word_button_reaction_and_command(world: World) -> None:
     await stopped(world, root, "jonas")
     for number, by in enumerate(("button", "reaction", "command"), 2):
         await world.slack.post("maya", "general", "WORDS 2000 50", thread_ts=root)
-        await world.slack.wait_for(lambda n=number: sum("word2 " in t for t in world.thread(root)) == n, 40)
+        await world.slack.wait_for(lambda n=number: sum("word2 " in t for t in world.thread(root)) == n)
         live = world.slack.messages("general", thread_ts=root)[-1]
         match by:
             case "button":

@@ -132,7 +132,7 @@ async def test_no_secret_of_flow_is_in_a_worklet(world: World, bao: OpenBao) -> 
     assert [name for name, value in real.items() if value in shown] == []
     # The session's end is its token's end.
     await world.program.flow("sessions", "stop", _session(world))
-    await until(lambda: not _lives(bao, real["the session's Vault token"]), timeout=40)
+    await until(lambda: not _lives(bao, real["the session's Vault token"]))
 
 
 def _session(world: World) -> str:

@@ -30,7 +30,7 @@ async def test_a_template_from_a_file_to_an_answer(world: World) -> None:
     imported = await world.program.flow("templates", "import", "verse.json")
     assert (imported.returncode, imported.stdout) == (0, "made verse (admins)\n"), imported.stderr
     await world.slack.command("jonas", "general", "/flow", "templates")
-    await until(lambda: "answers in verse" in str(world.slack.ephemerals("jonas")), 30, "the list")
+    await until(lambda: "answers in verse" in str(world.slack.ephemerals("jonas")), what="the list")
     await world.slack.command("maya", "general", "/flow", "start verse")
     root = await world.root("the colour is")
     assert "Started from the template verse" in world.thread(root)[0].replace("`", "")
@@ -40,7 +40,7 @@ async def test_a_template_from_a_file_to_an_answer(world: World) -> None:
     assert "Always answer in verse." in str(world.model.requests[-1].body["system"])
     (container,) = containers(world)
     limit = subprocess.run(
-        ["docker", "inspect", "-f", "{{.HostConfig.Memory}}", container], capture_output=True, text=True, timeout=30
+        ["docker", "inspect", "-f", "{{.HostConfig.Memory}}", container], capture_output=True, text=True, timeout=60
     )
     assert int(limit.stdout) == 600 << 20
     gone = await world.program.flow("templates", "rm", "verse")

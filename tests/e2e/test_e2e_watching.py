@@ -109,9 +109,9 @@ async def _its_end(world: World, row: dict[str, Any]) -> None:
     assert values["flow_turn_seconds_count", ("done",)] == 1
     listed = subprocess.run(["docker", "ps", "-q", "--filter", f"name={row['worklet']}"], capture_output=True)
     subprocess.run(["docker", "kill", listed.stdout.decode().strip()], capture_output=True, check=True)
-    await until(lambda: any("the session sleeps" in line for line in world.program.output), 30)
+    await until(lambda: any("the session sleeps" in line for line in world.program.output))
     assert any("a worklet ended by itself" in line for line in world.program.output)
-    await until(lambda: _has_ended(world), 30, "the metric of it")
+    await until(lambda: _has_ended(world), what="the metric of it")
     rows, logs = await asyncio.gather(
         world.program.flow("worklets"), world.program.flow("worklets", "logs", row["session"])
     )

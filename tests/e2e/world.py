@@ -69,7 +69,7 @@ class Program:
         self.url = match[1] if match else ""
         return bool(match)
 
-    async def end(self, sig: signal.Signals = signal.SIGTERM, timeout: float = 30) -> int:
+    async def end(self, sig: signal.Signals = signal.SIGTERM, timeout: float = 60) -> int:
         """Sends the signal and waits for the end; the exit code."""
         assert self.process
         if self.process.returncode is None:

@@ -37,11 +37,11 @@ class Program:
             assert match or self.process.returncode is None, f"it ended and said only: {self.stderr}"
             return match
 
-        match = await until(found, timeout=30, what=pattern)
+        match = await until(found, what=pattern)
         return str(match[1])
 
     async def ends(self) -> int:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             code = await self.process.wait()
             await self._reading
         return code

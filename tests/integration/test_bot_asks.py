@@ -48,15 +48,15 @@ class Story:
 
     async def heard(self) -> dict[str, Any]:
         """What Claude was answered."""
-        return await until(lambda: self.process.heard.get(self.request_id), 10, "an answer")
+        return await until(lambda: self.process.heard.get(self.request_id), what="an answer")
 
     async def told(self, user: str, words: str) -> None:
         """Only this person reads so."""
         slack = self.flow.slack
-        await until(lambda: any(words in slack.visible_text(m) for m in slack.ephemerals(user)), 10, words)
+        await until(lambda: any(words in slack.visible_text(m) for m in slack.ephemerals(user)), what=words)
 
     async def modal(self, user: str) -> dict[str, Any]:
-        await until(lambda: self.flow.slack.views(user), 10, "a modal")
+        await until(lambda: self.flow.slack.views(user), what="a modal")
         return dict(self.flow.slack.views(user)[-1])
 
 
@@ -318,7 +318,7 @@ async def test_an_ask_is_told_at_once_also_while_much_is_written(start: Start) -
         await flow.shows("#general", ts, "half a thought")
         process.say(Text("half a thought"))
         process.ask("Bash", {"command": "touch x"})
-        await flow.shows("#general", ts, "Allow once", timeout=20)
+        await flow.shows("#general", ts, "Allow once")
 
 
 async def opening(flow: Flow, making: Any) -> list[str]:

@@ -96,7 +96,7 @@ async def test_an_outage_of_the_connection_loses_nothing(
         await slack.wait_for(lambda: not slack.connected())
         await slack.post("maya", "#general", "two", thread_ts=ts)
         alone = await slack.post("jonas", "dm", "me again")
-        await flow.shows("#general", ts, "two", timeout=30)
+        await flow.shows("#general", ts, "two")
         await until(lambda: sum("tokens in" in text for text in flow.thread("#general", ts)) == 2)
         await flow.shows("dm", alone, "tokens in", user="jonas")
         assert sorted(prompts(host)) == ["hi", "me again", "one", "two"]
@@ -160,7 +160,7 @@ async def test_what_slack_refuses_to_give_is_asked_for_again(start: Start, slack
     slack.faults.fail("conversations.replies", status=429, retry_after=1)
     slack.faults.fail("conversations.replies", status=503)
     async with start() as flow:
-        await until(lambda: sum("tokens in" in text for text in flow.thread("#general", ts)) == 2, 30)
+        await until(lambda: sum("tokens in" in text for text in flow.thread("#general", ts)) == 2)
 
 
 # ---- from where on -----------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ async def finished(flow: Flow, ts: str, count: int) -> dict[str, Any]:
         over = [m for m in flow.slack.messages("#general", ts) if "[Retry]" in flow.slack.visible_text(m)]
         return over[-1] if len(over) == count else None
 
-    return await until(found, 10, f"{count} finished answers in {flow.thread('#general', ts)}")
+    return await until(found, what=f"{count} finished answers in {flow.thread('#general', ts)}")
 
 
 async def told(flow: Flow, user: str, words: str) -> str:
@@ -39,7 +39,7 @@ async def told(flow: Flow, user: str, words: str) -> str:
         texts = [flow.slack.visible_text(m) for m in flow.slack.ephemerals(user)]
         return next((text for text in texts if words in text), None)
 
-    return await until(found, 10, f"{words!r} to {user}")
+    return await until(found, what=f"{words!r} to {user}")
 
 
 # ---- buttons -----------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from worklets.startup import Scripts
 
 
 async def modal(flow: Flow, user: str) -> dict[str, Any]:
-    (view,) = await until(lambda: flow.slack.views(user), 10, "a modal")
+    (view,) = await until(lambda: flow.slack.views(user), what="a modal")
     return dict(view)
 
 
@@ -159,7 +159,7 @@ async def test_a_place_without_the_bot_is_told_to_the_person(flow: Flow) -> None
     def seen() -> bool:
         return any("Invite me" in flow.slack.visible_text(m) for m in flow.slack.messages("dm", user="maya"))
 
-    await until(seen, 10)
+    await until(seen)
 
 
 async def test_a_message_is_brought_along_to_another_place(flow: Flow) -> None:

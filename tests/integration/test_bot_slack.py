@@ -255,7 +255,7 @@ async def test_a_restart_takes_no_words_away_that_people_were_reading(start: Sta
 async def test_a_post_without_an_answer_is_not_doubled(flow: Flow, fault: str) -> None:
     getattr(flow.slack.faults, fault)("chat.postMessage", after=True)
     ts = await flow.slack.post("maya", "#general", "@flow once")
-    texts = await flow.shows("#general", ts, "tokens in", timeout=20)
+    texts = await flow.shows("#general", ts, "tokens in")
     assert len(texts) == 2
     looked = [call for call in flow.calls("conversations.replies") if call.get("include_all_metadata")]
     assert len(looked) == 1, "catching up reads without it"
@@ -266,7 +266,7 @@ async def test_a_root_without_an_answer_is_found_again(flow: Flow, fault: str) -
     getattr(flow.slack.faults, fault)("chat.postMessage", after=True)
     await flow.slack.command("maya", "#general", "/flow", "only once")
     ts = await flow.root("#general", "only once")
-    await flow.shows("#general", ts, "tokens in", timeout=20)
+    await flow.shows("#general", ts, "tokens in")
     assert len([m for m in flow.slack.messages("#general") if "asked" in flow.slack.visible_text(m)]) == 1
 
 
@@ -339,7 +339,7 @@ async def test_a_store_that_does_not_answer_leaves_the_event_to_redelivery(flow:
     await flow.slack.wait_for(lambda: any(delivery.attempt > 0 for delivery in flow.slack.deliveries))
     async with flow.db.transaction() as connection:
         await connection.exec_driver_sql("alter table away rename to turns")
-    texts = await flow.shows("#general", ts, "tokens in", timeout=20)
+    texts = await flow.shows("#general", ts, "tokens in")
     assert len(texts) == 2
 
 

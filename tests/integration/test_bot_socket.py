@@ -221,7 +221,7 @@ async def test_a_deaf_line_is_replaced(slack: SlackSimulator, oldest: int | None
         await until(lambda: both(made))
         deaf = {socket.number for socket in slack.sockets.open[: oldest or 2]}
         slack.faults.deafen_sockets(oldest=oldest)
-        await until(lambda: both(made) and not deaf & {s.number for s in slack.sockets.open}, timeout=30)
+        await until(lambda: both(made) and not deaf & {s.number for s in slack.sockets.open})
         for number in range(4):
             await slack.post("maya", "#general", f"can you hear me? {number}")
         await until(lambda: len(set(made.heard)) == 4)

@@ -74,7 +74,7 @@ async def test_an_answer_is_streamed_and_ends_up_as_edits_would_have_left_it(
             process.say(Text("".join(words)))
             process.end()
             await flow.shows(place, ts, "tokens in", "And **done**", user="maya")
-            assert await flow.show.outbox.flush(10)
+            assert await flow.show.outbox.flush(60)
             [answer] = _answers(flow, place, ts)
             looks.append(_look(answer))
             used = [len(flow.calls(name)) - count for name, count in zip(STREAM_CALLS, before, strict=True)]
@@ -126,7 +126,7 @@ async def test_a_stream_is_stopped_before_slack_ends_it_and_the_answer_goes_on_i
         process.say(Text(f"{first}and so on and still {then}The end. "))
         process.end()
         await flow.shows("dm", ts, "The end.", "tokens in", user="maya")
-        assert await flow.show.outbox.flush(10)
+        assert await flow.show.outbox.flush(60)
         answers = _answers(flow, "dm", ts)
         assert [answer["streaming_state"] for answer in answers] == ["completed", "completed"]
         shown = "\n".join(flow.thread("dm", ts, "maya"))
@@ -157,7 +157,7 @@ async def test_on_any_error_of_a_stream_the_message_goes_on_by_edits(start: Star
         process.end()
         texts = await flow.shows("dm", ts, "One two three four five", "tokens in", user="maya")
         assert len(texts) == 2
-        assert await flow.show.outbox.flush(10)
+        assert await flow.show.outbox.flush(60)
         [answer] = _answers(flow, "dm", ts)
         assert answer.get("streaming_state") in (None, "completed")
 
@@ -219,7 +219,7 @@ async def test_a_program_that_ends_leaves_no_stream_open(start: Start) -> None:
     async with start(streaming="auto", pace=10, flush=False) as flow:
         ts, process = await _asks(flow)
         await _says(flow, process, "dm", ts, WORDS)
-        assert await flow.show.flush(5)
+        assert await flow.show.flush(60)
         [answer] = _answers(flow, "dm", ts)
         assert answer["streaming_state"] == "completed"
         assert any("and so on" in text for text in flow.thread("dm", ts, "maya"))

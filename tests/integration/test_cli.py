@@ -133,7 +133,7 @@ class Conversation:
     async def turn(self, agent: Agent, text: str) -> list[AgentEvent]:
         before = len(self.events)
         await agent.send(str(uuid.uuid4()), text)
-        await asyncio.wait_for(self.read(agent, lambda event: isinstance(event, TurnEnded)), 30)
+        await asyncio.wait_for(self.read(agent, lambda event: isinstance(event, TurnEnded)), 60)
         return self.events[before:]
 
 
@@ -207,7 +207,7 @@ async def test_an_interrupt_of_a_tool(host: WorkletHost) -> None:
     reading = asyncio.create_task(talk.read(agent, lambda event: isinstance(event, TurnEnded)))
     await until(lambda: any(isinstance(event, ToolStarted) for event in talk.events))
     await agent.interrupt()
-    await asyncio.wait_for(reading, 20)
+    await asyncio.wait_for(reading, 60)
     assert only(talk.events, ToolFinished).details == {"interrupted": True}
     assert only(talk.events, TurnEnded).outcome == "interrupted"
     await agent.close()
@@ -223,7 +223,7 @@ async def test_a_new_program_goes_on_in_mid_answer(flow: Flow) -> None:
     talk.fence += 1
     async with flow() as second:
         agent = await talk.open(second)
-        await asyncio.wait_for(talk.read(agent, lambda event: isinstance(event, TurnEnded)), 30)
+        await asyncio.wait_for(talk.read(agent, lambda event: isinstance(event, TurnEnded)), 60)
         words = [" ".join(f"word{i}" for i in range(1, n + 1)) for n in (10, 40)]
         assert texts(talk.events) == [*words, "end"]
         assert only(talk.events, TurnEnded).outcome == "done"
@@ -256,7 +256,7 @@ async def test_a_killed_worklet_loses_no_word_that_was_said(host: WorkletHost) -
     await host._runtime.remove(NAME, grace=0)
     # The relay may still have seen the CLI die, or died with it.
     with contextlib.suppress(AgentGone):
-        await asyncio.wait_for(talk.read(agent, lambda event: isinstance(event, AgentExited)), 20)
+        await asyncio.wait_for(talk.read(agent, lambda event: isinstance(event, AgentExited)), 60)
     await agent.close()
     talk.position, talk.events = stored, []
     again = await talk.open(host)
@@ -304,9 +304,9 @@ async def test_a_worklet_whose_claude_has_ended_is_started_anew(host: WorkletHos
     await talk.turn(agent, "SAY one")
     await agent.send(str(uuid.uuid4()), "SAY two\nBASH kill -9 $PPID")
     reading = asyncio.create_task(talk.read(agent, lambda event: isinstance(event, Text)))
-    await asyncio.wait_for(reading, 20)
+    await asyncio.wait_for(reading, 60)
     stored = talk.position
-    await asyncio.wait_for(talk.read(agent, lambda event: isinstance(event, AgentExited)), 20)
+    await asyncio.wait_for(talk.read(agent, lambda event: isinstance(event, AgentExited)), 60)
     assert talk.events[-1] == AgentExited(-9, "")
     await agent.close()
     talk.position, talk.events = stored, []

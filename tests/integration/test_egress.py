@@ -172,7 +172,7 @@ async def test_programs_in_a_container_reach_what_is_named_and_nothing_else(tmp_
             await gateway.open("w", rundir.prepare(tmp_path, "w", rundir.AGENT_UID))
             spec = WorkletSpec("w", ("bash", "-c", SCRIPT), identity.token("relay", "w"), env, egress=True)
             answer = (await runtime.start(spec)).run_dir / "answer"
-            await until(answer.exists, timeout=100)
+            await until(answer.exists, timeout=240)
             steps = _steps(answer.read_text())
         finally:
             await gateway.aclose()

@@ -113,7 +113,7 @@ class Inside:
         assert code == 0, said
 
     async def asked(self) -> dict[str, Any]:
-        await until(lambda: self.events, 30, "the question")
+        await until(lambda: self.events, what="the question")
         return self.events[-1]
 
 
@@ -240,7 +240,7 @@ async def test_what_is_taken_back_while_people_think_is_not_pushed(inside: Insid
     pushing = asyncio.create_task(inside.git("push", "origin", OWN, "elsewhere"))
     first = await inside.asked()
     await inside.decide(answers={first["request"]: True})
-    await until(lambda: inside.events[-1]["branch"] != first["branch"], 30, "the other question")
+    await until(lambda: inside.events[-1]["branch"] != first["branch"], what="the other question")
     answers = {first["request"]: True, inside.events[-1]["request"]: True}
     await inside.decide(answers=answers, refused=[first["branch"]])
     code, said = await pushing

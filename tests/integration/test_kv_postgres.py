@@ -262,7 +262,7 @@ async def test_what_was_refused_for_its_time_is_not_carried_out_later(owned: tup
                 assert refused.message == "The database did not answer in time; try again."
         # One that its client gave up on.
         gone = asyncio.create_task(call(backend, worklet, "kv_increment", namespace="n", key="k"))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not await watcher.fetchval(running):
                 await asyncio.sleep(0.01)
             gone.cancel()
@@ -368,7 +368,7 @@ async def test_one_worklet_that_is_locked_keeps_none_from_being_swept(
         # It waits a moment for the last one.
         sweep = asyncio.create_task(admin.sweep())
         waiting = "select exists (select from pg_locks where not granted)"
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not await connection.fetchval(waiting):
                 assert not sweep.done()
                 await asyncio.sleep(0)
@@ -483,7 +483,7 @@ async def test_a_worklet_whose_writers_wait_takes_no_connection_from_others(
             asyncio.create_task(call(backend, worklet, "kv_increment", namespace="n", key="k")) for _ in range(60)
         ]
         await until_async(lambda: waiting(connection), 2)
-        async with asyncio.timeout(8):  # their locks are waited for longer
+        async with asyncio.timeout(30):  # their locks are waited for longer
             await call(backend, other, "kv_set", namespace="n", key="k", value="1")
             assert (await call(backend, worklet, "kv_get", namespace="n", key="k")) is None
         assert await waiting(connection) == 2
@@ -497,7 +497,7 @@ async def waiting(connection: asyncpg.Connection) -> int:
 
 
 async def until_async(look: Callable[[], Awaitable[int]], number: int) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while await look() < number:
             await asyncio.sleep(0.01)
 

@@ -187,6 +187,7 @@ async def test_the_compiled_package_works_in_a_browser() -> None:
             async with TestServer(app) as server, async_playwright() as playwright:
                 browser = await playwright.chromium.launch(
                     executable_path="/usr/bin/chromium",
+                    timeout=90_000,
                     args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
                 )
                 page = await browser.new_page()

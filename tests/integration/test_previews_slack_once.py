@@ -133,7 +133,7 @@ async def until_noted(flow: Flow) -> None:
     async def done() -> bool:
         return await noted(flow)
 
-    await until(done, 30)
+    await until(done)
 
 
 async def test_claims(start: Start) -> None:

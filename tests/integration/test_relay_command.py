@@ -174,7 +174,7 @@ async def test_connect_carries_on_after_a_cut_and_fails_fast_where_that_is_wante
         proxy.cut()
         await it.finds("(Trying again)")
         stdin.write(b'{"jsonrpc": "2.0", "id": 5, "method": "tools/list"}\n')
-        answer = json.loads(await asyncio.wait_for(stdout.readline(), 20))
+        answer = json.loads(await asyncio.wait_for(stdout.readline(), 60))
         assert answer["id"] == 5
         assert answer["error"]["data"]["success"] is False
         assert answer["error"]["data"]["code"] == "CONNECTION_REFUSED"

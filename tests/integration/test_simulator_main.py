@@ -21,7 +21,7 @@ async def test_it_prints_where_it_listens_and_takes_fixed_tokens() -> None:
     process = await start("--bot-token", "xoxb-demo", "--app-token", "xapp-demo")
     try:
         assert process.stdout is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             lines = [(await process.stdout.readline()).decode().split() for _ in range(4)]
         values = {line[0]: line[1] for line in lines}
         assert (values["SLACK_BOT_TOKEN"], values["SLACK_APP_TOKEN"]) == ("xoxb-demo", "xapp-demo")

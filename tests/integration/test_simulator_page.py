@@ -17,6 +17,7 @@ from simulator.slack import SlackSimulator
 pytestmark = [pytest.mark.chromium, pytest.mark.asyncio(loop_scope="module")]  # one browser for all of them
 
 CHROMIUM = "/usr/bin/chromium"
+SLOW = 60_000  # milliseconds that a browser may take for one step on a busy machine
 QUIET = [
     "--no-sandbox",
     "--disable-gpu",
@@ -62,7 +63,8 @@ async def slack() -> AsyncIterator[SlackSimulator]:
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def browser() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET, timeout=SLOW)
+        expect.set_options(timeout=SLOW)
         yield browser
         await browser.close()
 
@@ -70,6 +72,7 @@ async def browser() -> AsyncIterator[Browser]:
 @pytest_asyncio.fixture(loop_scope="module")
 async def page(slack: SlackSimulator, browser: Browser) -> AsyncIterator[Page]:
     page = await browser.new_page(viewport={"width": 1280, "height": 800})
+    page.set_default_timeout(SLOW)
     requested: list[str] = []
     errors: list[str] = []
     page.on("request", lambda request: requested.append(request.url))

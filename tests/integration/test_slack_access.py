@@ -158,7 +158,7 @@ async def test_what_was_typed_into_a_modal_is_not_lost_when_it_had_to_wait(start
     async with start():
         for user in ("maya", "jonas"):
             await slack.command(user, "#general", "/flow", "new")
-            await until(lambda user=user: slack.views(user), 10, "a modal")
+            await until(lambda user=user: slack.views(user), what="a modal")
     slack.faults.fail("users.info", error="internal_error", times=1_000)
     async with start(known=False) as flow:
         assert (await slack.submit("maya", {"text": "a long thought", "repository": "nowhere"})).ok
@@ -176,7 +176,7 @@ async def test_what_was_typed_into_a_modal_is_not_lost_when_it_had_to_wait(start
             said = [slack.visible_text(message) for message in slack.messages("dm", user="maya")]
             return any("no address of a repository" in text and "a long thought" in text for text in said)
 
-        await until(is_told, 10)
+        await until(is_told)
         await nothing_waits(flow)
         assert len(await flow.sessions.list()) == 1
 

@@ -30,7 +30,7 @@ def live(flow: Flow, ts: str) -> dict[str, Any]:
 
 
 async def diff_shown(flow: Flow) -> str:
-    views = await until(lambda: flow.slack.views("maya"), 10, "a modal")
+    views = await until(lambda: flow.slack.views("maya"), what="a modal")
     return flow.slack.visible_text({"blocks": views[-1]["blocks"]})
 
 

@@ -35,7 +35,7 @@ async def made(flow: Flow, user: str = "maya", draft: Draft = REVIEW) -> Templat
 
 
 async def modal(flow: Flow, user: str) -> dict[str, Any]:
-    (view,) = await until(lambda: flow.slack.views(user), 10, "a modal")
+    (view,) = await until(lambda: flow.slack.views(user), what="a modal")
     return dict(view)
 
 
@@ -133,16 +133,16 @@ async def test_a_mention_starts_from_one_and_hears_of_one_that_is_not_there(flow
     await flow.shows("#general", ts, "template review", "[Retry]")
     await flow.slack.post("maya", "#general", f"<@{flow.door.me.user_id}> and template=none", thread_ts=ts)
     await flow.slack.post("maya", "#general", f"<@{flow.door.me.user_id}> template=none go on", thread_ts=ts)
-    await until(lambda: asked(flow)[-1:] == ["go on"], 10, "in a thread with a session a template's name is nothing")
+    await until(lambda: asked(flow)[-1:] == ["go on"], what="in a thread with a session a template's name is nothing")
     gone = await flow.slack.post("maya", "#general", f"<@{flow.door.me.user_id}> template=reviw look")
 
     def told() -> bool:
         return sum("did you mean review" in str(one["text"]) for one in flow.slack.ephemerals("maya")) == 1
 
-    await until(told, 10, "a hint")
+    await until(told, what="a hint")
     assert await flow.sessions.find(flow_thread(flow, gone)) is None
     secret = await flow.slack.post("jonas", "#general", f"<@{flow.door.me.user_id}> template=review look")
-    await until(lambda: "no template called review" in str(flow.slack.ephemerals("jonas")), 10, "a refusal")
+    await until(lambda: "no template called review" in str(flow.slack.ephemerals("jonas")), what="a refusal")
     assert await flow.sessions.find(flow_thread(flow, secret)) is None
 
 
@@ -182,7 +182,7 @@ async def test_an_edit_that_leaves_only_the_template_changes_nothing(flow: Flow)
     await flow.process("HOLD on")
     ts = await flow.slack.post("maya", "#general", f"<@{flow.door.me.user_id}> template=review", thread_ts=busy)
     refusals = "This thread has a session already"
-    await until(lambda: refusals in str(flow.slack.ephemerals("maya")), 10, "a refusal")
+    await until(lambda: refusals in str(flow.slack.ephemerals("maya")), what="a refusal")
     await flow.slack.edit("maya", ts, f"<@{flow.door.me.user_id}> template=review now")
     (session,) = await flow.sessions.list()
     assert [turn.text for turn in await flow.sessions.turns(session.id)] == ["HOLD on"]
@@ -241,7 +241,7 @@ async def test_the_home_tab_starts_from_one(flow: Flow) -> None:
         blocks = (flow.slack.home("maya") or {}).get("blocks", [])
         return [one["accessory"] for one in blocks if one.get("accessory", {}).get("action_id") == "template_start"]
 
-    (button,) = await until(shown, 10, "the template at home")
+    (button,) = await until(shown, what="the template at home")
     await flow.slack._interactions.click_home(flow.slack.app, flow.slack.user("maya"), button)
     view = await modal(flow, "maya")
     (select,) = [block["element"] for block in view["blocks"] if block.get("block_id") == "template"]
@@ -256,7 +256,7 @@ async def test_only_the_owner_and_admins_delete(start: Any) -> None:
         assert "template_delete" in listed
         assert "template_start" not in listed, "an admin sees a private one, and does not use it"
         await flow.slack.click("jonas", flow.slack.ephemerals("jonas")[-1], "template_delete")
-        await until(lambda: "There is no template" in str(flow.slack.ephemerals("jonas")), 10, "the list without it")
+        await until(lambda: "There is no template" in str(flow.slack.ephemerals("jonas")), what="the list without it")
         assert await flow.sessions.templates.list() == []
         again = await made(flow, "jonas", drafted("his", "", {}, is_public=True))
         assert template.id != again.id

@@ -330,7 +330,7 @@ async def test_one_that_fills_the_disk_is_told_and_then_stopped(prison: Prison) 
     await inmate.agent.send(str(uuid.uuid4()), json.dumps(filling))
     (full,) = await until(lambda: told(DiskFull), timeout=60, what="the end")
     assert full.limit == DISK <= full.used
-    await until(lambda: told(AgentExited), timeout=30)
+    await until(lambda: told(AgentExited))
 
     async def gone() -> bool:
         return "filling" not in await prison.host.running()
@@ -513,7 +513,7 @@ async def _poses_as_the_relay(prison: Prison, inmate: Inmate) -> None:
     await inmate.agent.close()
     assert inmate.reading is not None
     await asyncio.wait([inmate.reading])
-    inmate.agent = await Agent.attach(inmate.run_dir, token.decode(), None, 1, worklet_id="c", timeout=30)
+    inmate.agent = await Agent.attach(inmate.run_dir, token.decode(), None, 1, worklet_id="c", timeout=60)
     inmate.reading = asyncio.create_task(inmate.read())
     assert await inmate.do("'a prompt ' * 2") == ["a prompt a prompt "]
     told = heard.read_bytes()
