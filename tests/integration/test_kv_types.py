@@ -15,6 +15,7 @@ import asyncpg
 import pytest
 import supabaselite
 from postgres import postgres_server  # noqa: F401 - fixture
+from typescript import compiler
 
 from bot import kvtypes
 from bot.cli import main
@@ -27,7 +28,6 @@ from migrations.kvschema import SchemaUnreadable, from_database, from_files
 from migrations.kvupgrade import upgrade_kv
 
 WORKLET, OWNER = str(uuid.uuid4()), str(uuid.uuid4())
-TSC = Path(__file__).parents[2] / "kvstore/typescript/node_modules/.bin/tsc"
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -214,7 +214,7 @@ def test_typescript_models_check_what_is_written_against_them(tmp_path: Path) ->
         "export const of = (d: Committed | Conflict): number => d.committed ? d.results.length : d.failed;\n"
         "export const wrong: Store['Insert'] = { worklet_id: 'w', key: 'k', value: 1, version: 3 };\n"
     )
-    command = [_tsc(), "--noEmit", "--strict", "--module", "nodenext", "--target", "es2022", "use.ts"]
+    command = [compiler(), "--noEmit", "--strict", "--module", "nodenext", "--target", "es2022", "use.ts"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert re.findall(r"use\.ts\((\d+),\d+\): error", done.stdout) == ["8"], done.stdout
 
@@ -237,15 +237,10 @@ def test_supabases_own_client_takes_the_models(tmp_path: Path) -> None:
         "await client.rpc('kv_get', { p_namespace: 'a' });\n"
     )
     (tmp_path / "package.json").write_text('{"type": "module"}')
-    command = [_tsc(), "--noEmit", "--strict", "--skipLibCheck", "--module", "nodenext", "--target", "es2022", "use.ts"]
+    options = ["--noEmit", "--strict", "--skipLibCheck", "--module", "nodenext", "--target", "es2022"]
+    command = [compiler(), *options, "use.ts"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert re.findall(r"use\.ts\((\d+),\d+\): error", done.stdout) == ["9", "10"], done.stdout
-
-
-def _tsc() -> Path:
-    if not TSC.exists():
-        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=TSC.parents[2], check=True, capture_output=True)
-    return TSC
 
 
 def test_the_command_writes_either_language(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:

@@ -20,15 +20,13 @@ from kvpostgres import made_source
 from kvserving import Served, sqlite_source
 from playwright.async_api import async_playwright
 from supabaselite import SupabaseLite
+from typescript import PACKAGE, compiler
 
 from kvstore.gateway.app import KVGateway
 from kvstore.gateway.supabase import SupabaseAdmin
 from kvstore.gateway.tokens import SharedSecret, Verifier
 
-ROOT = Path(__file__).parents[2]
-PACKAGE = ROOT / "kvstore" / "typescript"
-CASES = ROOT / "tests" / "contracts" / "kv_cases.json"
-TSC = PACKAGE / "node_modules" / ".bin" / "tsc"
+CASES = Path(__file__).parents[1] / "contracts" / "kv_cases.json"
 STRAIGHT = 6  # every sixth case
 pytestmark = pytest.mark.node
 pytest_plugins = ["kvsupabasefixtures"]
@@ -45,12 +43,6 @@ async def run(
     out, err = await program.communicate(said.encode())
     assert program.returncode == 0, f"{command} ended with {program.returncode}:\n{out.decode()}\n{err.decode()}"
     return out.decode()
-
-
-async def compiler() -> Path:
-    if not TSC.exists():
-        await run("npm", "ci", "--no-audit", "--no-fund")
-    return TSC
 
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -157,7 +149,7 @@ async def told(watcher: asyncio.subprocess.Process) -> dict[str, Any]:
 
 
 async def test_compiled_files_are_what_the_sources_give(tmp_path: Path) -> None:
-    await run(await compiler(), "-p", ".", "--outDir", tmp_path)
+    await run(await asyncio.to_thread(compiler), "-p", ".", "--outDir", tmp_path)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == sorted(path.name for path in (PACKAGE / "dist").iterdir())
     _, mismatch, errors = filecmp.cmpfiles(tmp_path, PACKAGE / "dist", names, shallow=False)
@@ -165,7 +157,7 @@ async def test_compiled_files_are_what_the_sources_give(tmp_path: Path) -> None:
 
 
 async def test_types_say_what_the_store_takes_and_gives() -> None:
-    await run(await compiler(), "-p", "tests/types")
+    await run(await asyncio.to_thread(compiler), "-p", "tests/types")
 
 
 async def test_unit_tests_pass_on_node() -> None:

@@ -41,7 +41,7 @@ async def slack() -> AsyncIterator[SlackSimulator]:
         }
         node = await asyncio.create_subprocess_exec("node", "app.js", cwd=HERE, env=env)
         try:
-            await simulator.wait_connected(30)
+            await simulator.wait_connected()
             yield simulator
         finally:
             node.terminate()
