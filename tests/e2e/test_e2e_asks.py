@@ -6,6 +6,7 @@ import signal
 from typing import Any
 
 import pytest
+from modelrequests import in_conversation
 from world import World
 
 pytestmark = pytest.mark.one_runtime
@@ -73,7 +74,7 @@ async def test_a_permission_survives_a_kill_and_is_remembered(world: World) -> N
     await world.slack.submit("maya", {"text": "it is called made"})
     await world.settled(root, "So be it.")
     assert any("denied it: it is called made" in text for text in world.thread(root))
-    assert "it is called made" in str(world.model.requests[-1].body["messages"])
+    assert "it is called made" in str(in_conversation(world.model)[-1].body["messages"])
 
 
 @pytest.mark.parametrize("runtime", ["local"], indirect=True)
@@ -83,7 +84,7 @@ async def test_a_question_and_a_plan_survive_a_kill(world: World) -> None:
     await world.slack.click("maya", await killed(world, root, "Which cache?"), "ask_choice_1")
     await world.settled(root, "Fine.")
     one_after_another(world, root, "✓ @maya answered: PostgreSQL", "Fine.")
-    assert "PostgreSQL" in str(world.model.requests[-1].body["messages"][-1])
+    assert "PostgreSQL" in str(in_conversation(world.model)[-1].body["messages"][-1])
     steps = "PLAN # Small steps\\n1. look\\n2. write\nWRITE out.txt done\nSAY Carried out."
     await world.slack.post("jonas", "general", steps, thread_ts=root)
     asked = await killed(world, root, "[Keep planning]")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from modelrequests import in_conversation
 from waiting import until
 from world import World
 
@@ -21,7 +22,7 @@ async def told(world: World, user: str, words: str) -> str:
 
 def asked_of(world: World, words: str) -> list[str]:
     """The models that were asked a prompt with these words, in order."""
-    return [str(request.body["model"]) for request in world.model.requests if words in request.prompt]
+    return [str(request.body["model"]) for request in in_conversation(world.model) if words in request.prompt]
 
 
 async def test_a_thread_is_steered_by_words(world: World) -> None:
@@ -68,7 +69,9 @@ async def test_a_thread_is_steered_by_words(world: World) -> None:
     assert "first matter" in remembered, "the fork goes on from before"
     assert "with another model" in remembered
     assert "haiku" in asked_of(world, "BASH cat note.txt")[-1], "and with the same model"
-    assert any("the blue one" in str(request.body) for request in world.model.requests[-2:]), "on a copy of the files"
+    assert any("the blue one" in str(request.body) for request in in_conversation(world.model)[-2:]), (
+        "on a copy of the files"
+    )
     await say("SAY still new")
     await world.settled(root, "still new")
     await say("RECALL")
@@ -78,4 +81,4 @@ async def test_a_thread_is_steered_by_words(world: World) -> None:
     await world.see(root, "set the mode to *plan*")
     await say("SAY planning")
     await world.settled(root, "planning")
-    assert "plan mode" in str(world.model.requests[-1].body).lower()
+    assert "plan mode" in str(in_conversation(world.model)[-1].body).lower()

@@ -14,10 +14,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from modelrequests import in_conversation
 from waiting import until
 from world import ROOT, World
-
-from simulator.model_request import is_side_request
 
 
 @asynccontextmanager
@@ -65,8 +64,7 @@ def buttons(message: dict[str, Any], label: str) -> list[str]:
 
 def told(world: World) -> str:
     """All that the model was told last; what the CLI asks it beside the conversation does not count."""
-    asked = [one.body for one in world.model.requests if one.path == "/v1/messages" and not is_side_request(one.body)]
-    return str(asked[-1]["messages"])
+    return str(in_conversation(world.model)[-1].body["messages"])
 
 
 @pytest.mark.docker

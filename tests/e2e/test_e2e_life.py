@@ -8,6 +8,7 @@ import signal
 import subprocess
 
 import pytest
+from modelrequests import in_conversation
 from waiting import until
 from world import World, containers
 
@@ -21,7 +22,7 @@ async def test_a_session_sleeps_and_wakes_with_its_whole_context(world: World) -
     await world.slack.post("maya", "general", "BASH cat kept.txt\nRECALL", thread_ts=ts)
     answer = await world.settled(ts, "SAY before the sleep")
     assert "cat kept.txt" in answer
-    assert "kept" in str(world.model.requests[-1].body), "the workspace must have survived"
+    assert "kept" in str(in_conversation(world.model)[-1].body), "the workspace must have survived"
 
 
 @pytest.mark.one_runtime
@@ -99,7 +100,7 @@ async def test_a_repository_comes_into_the_workspace_and_a_wrong_one_is_told(wor
     )
     root = await world.root("read it")
     await world.settled(root, "read it")
-    said = json.dumps(world.model.requests[-1].body)
+    said = json.dumps(in_conversation(world.model)[-1].body)
     assert "from the repository" in said
     assert "GIT_BRANCH=main" in said
     await world.slack.command("maya", "general", "/flow", f"SAY never repo={repository}/nowhere")

@@ -15,6 +15,7 @@ import pytest
 from cryptography.fernet import Fernet
 from images import IMAGE
 from leaks import Leaks
+from modelrequests import in_conversation
 from test_e2e_container import repository, store
 from test_e2e_egress import outside
 from waiting import until
@@ -31,7 +32,7 @@ IN_THE_IMAGE = "mcpServers: {filesystem: , memory: , fetch: }\n"
 
 def results(world: World) -> str:
     """What the tools of the worklet answered, as the model was told it last."""
-    return json.dumps(world.model.requests[-1].body["messages"])
+    return json.dumps(in_conversation(world.model)[-1].body["messages"])
 
 
 def calls(*tools: tuple[str, dict[str, object]]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from images import IMAGE, worklet_image
+from modelrequests import in_conversation
 from remoteengine import RemoteEngine, lacking, remote_engine
 from world import API_KEY, World
 
@@ -92,7 +93,7 @@ async def test_a_thread_on_another_machine_outlives_gate_cable_and_bot(
     ts = await remote.slack.post("maya", "general", asked)
     await remote.settled(ts, "hello from afar", timeout=SLOW)
     print(f"first answer, with a new gate: {time.monotonic() - began:.1f} s")
-    told = str(remote.model.requests[-1].body["messages"])
+    told = str(in_conversation(remote.model)[-1].body["messages"])
     assert "the first commit" in told
     assert "gateway.sock" in told
     files = [one for m in remote.slack.messages("general", thread_ts=ts) for one in m.get("files", [])]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from githost import TOKEN, USER, GitHost, git_host
+from modelrequests import in_conversation
 from world import World, containers
 
 _SETUP = "echo made >> made; echo no package index >&2; exit 3\n"
@@ -30,7 +31,7 @@ def asked(world: World, root: str) -> dict[str, Any]:
 
 def results(world: World) -> str:
     """What Claude was told of its commands."""
-    return str(world.model.requests[-1].body["messages"])
+    return str(in_conversation(world.model)[-1].body["messages"])
 
 
 async def test_a_session_pushes_its_branch_when_people_say_so(world: World, host: GitHost, tmp_path: Path) -> None:
@@ -125,7 +126,7 @@ async def test_a_startup_script_that_fails_is_told_and_the_session_goes_on(world
     thread = "\n".join(world.thread(started))
     assert "The startup script setup failed: exit status 3." in thread
     assert "no package index" in thread
-    assert "startup script setup failed" in str(world.model.requests[-1].body["system"])
+    assert "startup script setup failed" in str(in_conversation(world.model)[-1].body["system"])
     await world.slack.post("maya", "general", "BASH cat made\nSAY Once.", thread_ts=started)
     await world.settled(started, "Once.")
     assert "made\\nmade" not in results(world)

@@ -22,6 +22,7 @@ from githost import TOKEN, USER, git_host
 from images import IMAGE
 from leaks import Leaks
 from mcpvendor import vendor
+from modelrequests import in_conversation
 from openbao import OpenBao, open_bao
 from playwright.async_api import expect
 from test_e2e_container import store
@@ -215,5 +216,5 @@ async def nothing_leaked(world: World, bao: OpenBao) -> None:
     found = await asyncio.to_thread(Leaks(container, IMAGE, run_dir, looked_for).found)
     assert {name for names in found.values() for name in names} == {"what Claude fetched"}
     assert "what Claude fetched" in found["files"]
-    shown = "".join(world.program.output) + str(world.model.requests[-1].body)
+    shown = "".join(world.program.output) + str(in_conversation(world.model)[-1].body)
     assert [name for name, value in kept.items() if value in shown] == []

@@ -6,6 +6,7 @@ import json
 import subprocess
 
 import pytest
+from modelrequests import in_conversation
 from waiting import until
 from world import World, containers
 
@@ -37,7 +38,7 @@ async def test_a_template_from_a_file_to_an_answer(world: World) -> None:
     answer = await world.settled(root, "the colour is blue")
     assert "template verse" in answer
     assert "node:22 is not among those" in "\n".join(world.thread(root))
-    assert "Always answer in verse." in str(world.model.requests[-1].body["system"])
+    assert "Always answer in verse." in str(in_conversation(world.model)[-1].body["system"])
     (container,) = containers(world)
     limit = subprocess.run(
         ["docker", "inspect", "-f", "{{.HostConfig.Memory}}", container], capture_output=True, text=True, timeout=60
@@ -47,4 +48,6 @@ async def test_a_template_from_a_file_to_an_answer(world: World) -> None:
     assert gone.returncode == 0
     await world.slack.post("maya", "general", "SAY and now", thread_ts=root)
     await world.settled(root, "and now")
-    assert "Always answer in verse." in str(world.model.requests[-1].body["system"]), "it keeps what it began with"
+    assert "Always answer in verse." in str(in_conversation(world.model)[-1].body["system"]), (
+        "it keeps what it began with"
+    )

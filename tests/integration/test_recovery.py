@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import schema
 from images import worklet_image
+from modelrequests import in_conversation
 from waiting import until
 
 from sessions.db import open_database
@@ -156,7 +157,7 @@ async def test_a_worklet_that_is_killed_in_mid_text_is_replaced(start: Start, mo
         half, whole = flow.text(asked).split("|")
         assert half.startswith("word1")
         assert whole.endswith("end")
-        last = said_to(model.requests[-1])
+        last = said_to(in_conversation(model)[-1])
         assert f"-----\n{half}\n-----" in last, "Claude knows what people have seen"
         assert last.count("SAY end") in (1, 2), "the CLI may have written down the prompt that was cut off"
         assert await flow.outcome(await flow.ask("SAY the next one")) == Done()
@@ -188,7 +189,7 @@ async def test_a_turn_whose_command_was_running_is_not_run_again(start: Start, m
         again = await flow.sessions.resume(asked.turn.id, "U2", "continue", "1700000900.000000")
         assert again is not None
         assert await flow.outcome(again) == Done()
-        last = said_to(model.requests[-1])
+        last = said_to(in_conversation(model)[-1])
         assert "(tools you called: Bash (echo once >> ran; sleep 600))" in last
         assert last.count("SAY end") in (1, 2), "the CLI may not have written the prompt down"
 
@@ -278,7 +279,7 @@ async def test_claude_knows_what_was_said_aside_and_before_its_volume_was_lost(
         await flow.sessions.overheard([aside])
         reply = await flow.ask("SAY so it is")
         assert await flow.outcome(reply) == Done()
-        last = said_to(model.requests[-1])
+        last = said_to(in_conversation(model)[-1])
         assert "<@U1>: SAY the whale is called Ada\nYou: the whale is called Ada" in last
         assert "Jonas: I thought it was Bob" in last
         assert last.index("Ada") < last.index("Jonas") < last.index("SAY so it is")

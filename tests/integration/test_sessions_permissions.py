@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import schema
+from modelrequests import in_conversation
 from waiting import until
 
 from sessions.asks import Ask, AskKind, Decision
@@ -141,7 +142,7 @@ async def test_a_refusal_and_a_question(start: Start, model: ScriptedModel, tmp_
         await after.sessions.decide(permission.id, Decision("deny", message="not today"), "U1")
         assert await after.outcome(asked) == Done()
         assert workspace(tmp_path, "no.txt") == []
-        told = json.dumps(model.requests[-1].body["messages"])
+        told = json.dumps(in_conversation(model)[-1].body["messages"])
         assert '\\"Which colour?\\"=\\"Blue\\"' in told
         assert "not today" in told
 
