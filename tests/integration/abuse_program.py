@@ -220,7 +220,7 @@ def limit_by_thread():
 
 
 @contextlib.contextmanager
-def unborn(seconds=15):
+def unborn(seconds=50):
     """Has the relay start programs, until one is stopped before its exec: its number."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -364,7 +364,7 @@ def forks():
 def orphans(count):
     """Leaves so many to whoever collects what nobody waits for; how many are still there after a while."""
     subprocess.run(["bash", "-c", f"for i in $(seq {count}); do (sleep 0.0$((i % 10)) &) ; done"], check=True)
-    end, left = time.monotonic() + 15, [""]
+    end, left = time.monotonic() + 50, [""]
     while left and time.monotonic() < end:
         time.sleep(0.1)
         left = [path for path in glob.glob("/proc/[0-9]*/stat") if ") Z 1 " in read_if(path)]
@@ -441,7 +441,7 @@ def hold_connections(count):
             head = f"POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: {own()}\r\ncontent-length: 9\r\n\r\n"
             s.sendall(head.encode())
         held.append(s)
-    kept, end = held, time.monotonic() + 15
+    kept, end = held, time.monotonic() + 50
     while len(kept) > 64 and time.monotonic() < end:
         time.sleep(0.2)
         kept = [s for s in kept if not answered(s)]
