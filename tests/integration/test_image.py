@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +16,7 @@ from worklets.imagebuild import LABEL, build, fingerprint, needs_build
 from worklets.local import bundled_claude
 
 pytestmark = pytest.mark.docker
+OTHER, BUILT = (f"flow-test-{what}-{os.getpid()}:latest" for what in ("other", "build"))
 
 
 def docker(*words: str, stdin: str = "") -> str:
@@ -114,34 +116,34 @@ async def test_a_fresh_image_needs_no_build(image: str) -> None:
 async def test_a_missing_and_a_stale_image_need_one_and_somebody_elses_does_not(image: str) -> None:
     assert await needs_build("flow-test-no-such:latest")
     for label, wanted in ((f"LABEL {LABEL}=000000000000", True), ("LABEL other=1", False)):
-        docker("build", "-q", "-t", "flow-test-other:latest", "-", stdin=f"FROM scratch\n{label}\nCMD x\n")
+        docker("build", "-q", "-t", OTHER, "-", stdin=f"FROM scratch\n{label}\nCMD x\n")
         try:
-            assert await needs_build("flow-test-other:latest") is wanted
+            assert await needs_build(OTHER) is wanted
         finally:
-            docker("rmi", "flow-test-other:latest")
+            docker("rmi", OTHER)
 
 
 async def test_a_build_tells_its_steps(image: str) -> None:
     lines: list[str] = []
-    await build("flow-test-build:latest", lines.append)
+    await build(BUILT, lines.append)
     try:
         assert lines[0].startswith("Step 1/")
         assert any("Successfully tagged" in line for line in lines)
-        assert not await needs_build("flow-test-build:latest")
+        assert not await needs_build(BUILT)
     finally:
-        docker("rmi", "flow-test-build:latest")
+        docker("rmi", BUILT)
 
 
 async def test_a_base_that_cannot_be_had_is_told_with_what_to_do() -> None:
     with pytest.raises(ImageMissing, match="base image") as told:
-        await build("flow-test-build:latest", base="flow-test-no-such-base:latest")
+        await build(BUILT, base="flow-test-no-such-base:latest")
     assert "make provision" in told.value.sentence()
     assert "\n" not in told.value.sentence()
 
 
 async def test_a_step_that_fails_is_told_with_its_last_words(image: str) -> None:
     with pytest.raises(ImageMissing, match=r"code 100 after: .*Permission denied"):
-        await build("flow-test-build:latest", base=image)  # its user may not install packages
+        await build(BUILT, base=image)  # its user may not install packages
 
 
 async def test_a_name_that_no_image_can_have_is_told() -> None:
