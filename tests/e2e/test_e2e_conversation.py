@@ -16,18 +16,20 @@ def world(shared_world: World) -> World:
 
 
 async def test_a_slash_command_opens_a_thread_and_its_answer_streams_below(world: World) -> None:
-    result = await world.slack.command("maya", "general", "/flow", "WORDS 120 40")
+    result = await world.slack.command("maya", "general", "/flow", "WORDS 120 40\nHOLD half\nSAY and all of it")
     assert result.ok
     root = await world.root("WORDS 120")
     assert "Maya" in world.thread(root)[0] or "maya" in world.thread(root)[0]
-    answer = await world.settled(root, "word120")
+    await world.see(root, "word100 ")  # while the rest is yet to come
+    world.model.release("half")
+    answer = await world.settled(root, "and all of it")
     assert all(f"word{n} " in answer for n in range(1, 120))
     message = next(
-        m for m in world.slack.messages("general", thread_ts=root)[1:] if "word120" in world.slack.visible_text(m)
+        m for m in world.slack.messages("general", thread_ts=root)[1:] if "and all of it" in world.slack.visible_text(m)
     )
     revisions = world.slack.history(message)
     texts = [world.slack.visible_text(r.body) for r in revisions]
-    growing = [t for t in texts if "word1 " in t and "word120" not in t]
+    growing = [t for t in texts if "word1 " in t and "and all of it" not in t]
     assert growing, "the message never showed a part of the answer"
 
 

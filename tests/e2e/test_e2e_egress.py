@@ -90,6 +90,7 @@ async def test_people_decide_in_the_thread_what_a_worklet_reaches(world: World) 
         await world.slack.click("maya", asked, "ask_reach_session")
         await world.settled(root, "First done.")
         assert told(world).count("hello from a.askable.test") == 2
+        await world.see(root, f"Flow blocked a host: {never}.")
         shown = "\n".join(world.thread(root))
         assert "@maya lets this session reach" in shown
         assert shown.count(f"Flow blocked a host: {never}.") == 1

@@ -169,9 +169,10 @@ async def test_a_server_with_a_secret_runs_beside_the_worklet(world: World) -> N
         assert "hello from api.test" in told
         assert f"Flow blocked elsewhere.test:{port}" in told
         assert ended in told
+        for remark in (f"⚠️ {ended}", f"Flow blocked a host: elsewhere.test:{port}"):
+            await world.see(ts, remark)
         thread = "\n".join(world.thread(ts))
         assert thread.count(f"⚠️ {ended}") == 1
-        assert f"Flow blocked a host: elsewhere.test:{port}" in thread
 
         names = named(world)
         (beside,) = [id_ for name, id_ in names.items() if name.endswith(".mcp-tracker")]

@@ -61,7 +61,7 @@ async def test_a_budget_survives_a_kill(world: World) -> None:
 async def test_a_running_turn_ends_at_the_hard_limit(world: World) -> None:
     world.program.env |= {"FLOW_LIMIT_TURN": "0.006", "FLOW_LIMIT_HARD": "1", "FLOW_LIMIT_WARNING": "50"}
     await world.program.start()
-    steps = "\n".join(["BASH sleep 0.3"] * 30)
+    steps = "\n".join(["BASH sleep 1"] * 30)
     root = await world.slack.post("maya", "general", f"@Flow {steps}\nSAY far too late")
     await world.see(root, "I had to stop here")
     thread = "\n".join(world.thread(root)[1:])

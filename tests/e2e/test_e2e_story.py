@@ -179,7 +179,7 @@ async def test_a_prototype_from_its_template_to_a_preview_that_wakes(
         assert "Flow blocked b.other.test" in told(world)  # the repository's own file leaves it out
         assert not questions(world, root, f"b.other.test:{port}")
         why = "Why: this worklet's template or its repository's container.yaml does not name it (allowedDomains)."
-        assert f"Flow blocked a host: b.other.test:{port}. {why}" in "\n".join(world.thread(root))
+        await world.see(root, f"Flow blocked a host: b.other.test:{port}. {why}")
 
         # Seen in a browser, put to sleep, woken by the visit.
         link = await a_link(world, root)

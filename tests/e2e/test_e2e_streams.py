@@ -16,13 +16,14 @@ SECRET = "word40 word41"  # comes from the model in two pieces
 async def test_a_stream_survives_a_kill_and_its_secret_is_never_shown(world: World) -> None:
     await world.program.start(FLOW_MASK=SECRET)
     dm = world.slack.dm("maya").id
-    ts = await world.slack.post("maya", dm, "WORDS 150 60")
+    ts = await world.slack.post("maya", dm, "WORDS 150 60\nHOLD open\nSAY the end of it")
     await world.see(ts, "word12 ", channel=dm)
     [answer] = _answers(world, dm, ts)
     assert answer["streaming_state"] == "in_progress"
     await world.program.end(signal.SIGKILL)
     await world.program.start(FLOW_MASK=SECRET)
-    text = await world.settled(ts, "word150", channel=dm)
+    world.model.release("open")
+    text = await world.settled(ts, "the end of it", channel=dm)
     assert "word39 ‹masked› word42" in text
     assert all(f"word{n} " in text for n in range(1, 150) if n not in (40, 41))
     [message] = _answers(world, dm, ts)

@@ -221,8 +221,10 @@ def containers(world: World) -> list[str]:
     """Names of this instance's running containers (or worklet processes)."""
     instance = json.loads((world.share_dir / "instance.json").read_text())["instance"]
     if world.runtime == "docker":
-        out = subprocess.run(
-            ["docker", "ps", "-q", "--filter", f"label=flow.instance={instance}"], capture_output=True, text=True
-        )
-        return out.stdout.split()
+        command = ["docker", "ps", "-q", "--filter", f"label=flow.instance={instance}"]
+        for _ in range(10):
+            out = subprocess.run(command, capture_output=True, text=True)
+            if not out.returncode:
+                return out.stdout.split()
+        raise AssertionError(out.stderr)  # an engine that does not answer has not removed them
     return [p.parent.name for p in world.share_dir.glob("worklets/*/run/relay.sock")]
