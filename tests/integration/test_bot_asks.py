@@ -318,7 +318,7 @@ async def test_an_ask_is_told_at_once_also_while_much_is_written(start: Start) -
         await flow.shows("#general", ts, "half a thought")
         process.say(Text("half a thought"))
         process.ask("Bash", {"command": "touch x"})
-        await flow.shows("#general", ts, "Allow once")
+        await flow.shows("#general", ts, "Allow once", timeout=20)
 
 
 async def opening(flow: Flow, making: Any) -> list[str]:

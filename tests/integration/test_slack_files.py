@@ -199,7 +199,7 @@ async def test_trouble_with_slack_shows_it_once_all_the_same(flow: Flow, path: P
     ts, process = await at_work(flow)
     process.say(ToolStarted("t1", SEND_FILE, {}))
     place = hand_over(path, process.name, "t1")
-    assert await until(lambda: reply_in(place), 10) == {"error": None}
+    assert await until(lambda: reply_in(place)) == {"error": None}
     assert len(pictures(flow.slack, ts)) == 1
 
 
@@ -221,7 +221,7 @@ async def test_an_upload_that_slack_refuses_for_good(flow: Flow, path: Path) -> 
 
 
 async def test_people_hear_of_it_when_claude_has_gone_on(flow: Flow, path: Path) -> None:
-    flow.slack.faults.latency(0.6, "files.completeUploadExternal")
+    flow.slack.faults.latency(1.5, "files.completeUploadExternal")
     flow.slack.faults.fail("files.completeUploadExternal", error="restricted_action")
     ts, process = await at_work(flow)
     process.say(ToolStarted("t1", SEND_FILE, {}))
@@ -274,7 +274,7 @@ async def test_a_kill_between_upload_and_note_shows_it_once(
 ) -> None:
     ts, place = await begun(start, path, host, hang, after=after)
     async with start() as flow:
-        assert await until(lambda: reply_in(place), 15) == {"error": None}
+        assert await until(lambda: reply_in(place)) == {"error": None}
         assert len(pictures(flow.slack, ts)) == 1
         (process,) = host.processes.values()
         process.say(ToolFinished("t1", ok=True))
@@ -292,7 +292,7 @@ async def test_a_file_that_was_left_behind_is_found_by_the_sweep(start: Start, p
         # Its turn is over and shown, so nothing tells of it any more; and who had claimed it is gone.
         async with flow.db.transaction() as connection:
             await connection.execute(sa.update(files).values(until=None))
-        assert await until(lambda: reply_in(place), 15) == {"error": None}
+        assert await until(lambda: reply_in(place)) == {"error": None}
         assert len(pictures(flow.slack, ts)) == 1
 
 
