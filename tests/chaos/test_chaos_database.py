@@ -209,7 +209,7 @@ def _fill(filler: Path) -> None:
 @asynccontextmanager
 async def locked(path: Path) -> AsyncIterator[None]:
     """As `sqlite3 db.sqlite` in a terminal would, with a transaction left open."""
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=10)) as other:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as other:
         other.execute("begin immediate")
         yield
 

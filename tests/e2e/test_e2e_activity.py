@@ -45,7 +45,7 @@ def reactions(world: World, ts: str) -> list[str]:
 async def test_activity_over_a_kill(world: World) -> None:
     await world.program.start(FLOW_MENTION_AT_END="true")
     root = await world.slack.post("maya", "general", WORK)
-    await world.see(root, "Plan: 1 of 2 done\n☑ Look around\n☐ Tell of it", timeout=60)
+    await world.see(root, "Plan: 1 of 2 done\n☑ Look around\n☐ Tell of it")
     await world.model.held("half")
     await world.see(root, SHOWN)
     await world.slack.wait_for(lambda: reactions(world, root) == ["gear"])

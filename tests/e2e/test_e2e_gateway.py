@@ -51,7 +51,7 @@ async def test_a_killed_gateway_is_started_again_and_the_answer_comes_once(world
     os.kill(killed, signal.SIGKILL)
     await until(lambda: holder(world.share_dir) not in (None, killed))
     world.model.release("cut")
-    answer = await world.settled(ts, "after all", timeout=60)
+    answer = await world.settled(ts, "after all")
     assert answer.count("word7 ") == 1
     status, body = await world.program.health()
     assert (status, body["gateway"]["state"], body["gateway"]["doors"]) == (200, "ok", 1)

@@ -33,7 +33,7 @@ async def test_a_stopped_program_goes_on_in_the_same_message(world: World) -> No
     assert await world.program.end(signal.SIGTERM) == 0
     assert containers(world), "the container goes on while the program is away"
     await world.program.start()
-    answer = await world.settled(ts, "word150", timeout=60)
+    answer = await world.settled(ts, "word150")
     assert all(f"word{n} " in answer for n in range(1, 150))
     assert answer.count("word77 ") == 1
     assert len(world.thread(ts)) == 2, "the answer must stay in one message"
@@ -52,7 +52,7 @@ async def test_a_killed_program_loses_nothing_and_answers_once(world: World) -> 
     await world.program.start()
     await world.settled(ts, "the end of it")
     await world.settled(ts, "and the second")
-    await world.settled(ts, "written while away", timeout=60)
+    await world.settled(ts, "written while away")
     answers = [m for m in world.slack.messages("general", thread_ts=ts)[1:] if m["user"] == world.slack.bot_user_id]
     shown = [world.slack.visible_text(m) for m in answers]
     for text in ("the end of it", "and the second", "written while away"):
@@ -66,7 +66,7 @@ async def test_a_killed_container_is_replaced_and_the_turn_answered(world: World
     await world.model.held("mid")
     _kill_worklet(world)
     world.model.release("mid")
-    await world.settled(ts, "last words", timeout=60)
+    await world.settled(ts, "last words")
     await world.slack.post("maya", "general", "RECALL", thread_ts=ts)
     await world.settled(ts, "SAY first")
 

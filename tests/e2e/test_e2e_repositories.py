@@ -46,7 +46,7 @@ async def test_a_session_pushes_its_branch_when_people_say_so(world: World, host
 
     push = "echo two > file && git commit -qam two && git push 2>&1"
     await world.slack.post("maya", "general", f"BASH {push}\nSAY Pushed.", thread_ts=root)
-    await world.see(root, "to push to", timeout=60)
+    await world.see(root, "to push to")
     question = asked(world, root)
     assert branch in world.slack.visible_text(question)
     assert "app" in world.slack.visible_text(question)
@@ -54,14 +54,14 @@ async def test_a_session_pushes_its_branch_when_people_say_so(world: World, host
     await world.slack.click("jonas", question, "ask_allow_session")
     assert set(host.branches("acme/app.git")) == {"main"}, "he has asked nothing in this thread"
     await world.slack.click("maya", question, "ask_allow_session")
-    await world.settled(root, "Pushed.", timeout=60)
+    await world.settled(root, "Pushed.")
     assert host.branches("acme/app.git")[branch].startswith("two|maya"), host.branches("acme/app.git")
 
     again = (
         "echo three > file && git commit -qam three && git push 2>&1; git push origin HEAD:main 2>&1; git fetch && true"
     )
     await world.slack.post("jonas", "general", f"BASH {again}\nSAY Again.", thread_ts=root)
-    await world.settled(root, "Again.", timeout=60)
+    await world.settled(root, "Again.")
     assert host.branches("acme/app.git")[branch].startswith("three|jonas")
     assert host.branches("acme/app.git")["main"].startswith("one|")
     assert "the branch is protected" in results(world)
@@ -69,11 +69,11 @@ async def test_a_session_pushes_its_branch_when_people_say_so(world: World, host
     await world.slack.post(
         "jonas", "general", "BASH git pull-request 'Two & more' 'Why' 2>&1\nSAY Asked.", thread_ts=root
     )
-    await world.see(root, "to open a pull request of", timeout=60)
+    await world.see(root, "to open a pull request of")
     question = asked(world, root)
     assert "Two & more" in world.slack.visible_text(question)
     await world.slack.click("jonas", question, "ask_allow_once")
-    await world.settled(root, "Asked.", timeout=60)
+    await world.settled(root, "Asked.")
     assert [one["title"] for one in host.pulls] == ["Two & more"]
     thread = "\n".join(world.thread(root))
     assert "Pull request 1: Two & more (+1 −1 in 1 file)" in thread
