@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
+
+from dockerlists import listed
 
 
 def containers(instance: str) -> list[str]:
     """Name and status of each container, running or not."""
-    return _docker("ps", "-a", "--filter", f"label=flow.instance={instance}", "--format", "{{.Names}} {{.Status}}")
+    return listed("ps", "-a", "--filter", f"label=flow.instance={instance}", "--format", "{{.Names}} {{.Status}}")
 
 
 def volumes(instance: str, share_dir: Path, runtime: str) -> list[str]:
     """Worklets that have one."""
     if runtime != "docker":
         return [path.parent.name for path in share_dir.glob("worklets/*/work")]
-    names = _docker("volume", "ls", "-q", "--filter", f"label=flow.instance={instance}")
+    names = listed("volume", "ls", "-q", "--filter", f"label=flow.instance={instance}")
     return [name.removeprefix(f"flow-{instance}-") for name in names]
 
 
@@ -32,7 +33,3 @@ def processes(instance: str) -> dict[int, str]:
         except OSError:  # it has ended meanwhile
             continue
     return found
-
-
-def _docker(*command: str) -> list[str]:
-    return subprocess.run(["docker", *command], capture_output=True, text=True, check=True).stdout.splitlines()

@@ -11,6 +11,7 @@ import subprocess
 from collections import defaultdict
 from pathlib import Path
 
+from dockerlists import listed
 from law_remains import processes
 
 
@@ -60,8 +61,7 @@ def _groups(share_dir: Path) -> dict[str, dict[int, str]]:
 
 def _containers(share_dir: Path) -> dict[str, dict[int, str]]:
     """Name of each running container to its processes, by their ids on this machine."""
-    command = ["docker", "ps", "--filter", f"label=flow.instance={_instance(share_dir)}", "--format", "{{.Names}}"]
-    names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    names = listed("ps", "--filter", f"label=flow.instance={_instance(share_dir)}", "--format", "{{.Names}}")
     found = {}
     for name in names:
         top = subprocess.run(["docker", "top", name, "-eo", "pid,args"], capture_output=True, text=True)

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from dockerlists import listed
 from images import worklet_image
 from waiting import until
 
@@ -248,8 +249,7 @@ async def _put_until_killed(runtime: Runtime, share_dir: Path, tmp_path: Path) -
 
 def _helpers(share_dir: Path) -> list[str]:
     wanted = f"name=flow-{Identity.load(share_dir).instance}-half.put"
-    command = ["docker", "ps", "--all", "--quiet", "--filter", wanted]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return listed("ps", "--all", "--quiet", "--filter", wanted)
 
 
 async def test_a_volume_can_be_copied_as_it_is(runtime: Runtime) -> None:

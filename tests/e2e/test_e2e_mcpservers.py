@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.fernet import Fernet
+from dockerlists import listed
 from images import IMAGE
 from leaks import Leaks
 from modelrequests import in_conversation
@@ -205,11 +206,8 @@ async def test_a_server_with_a_secret_runs_beside_the_worklet(world: World) -> N
 def named(world: World) -> dict[str, str]:
     """The running containers of this Flow: ids by name."""
     instance = json.loads((world.share_dir / "instance.json").read_text())["instance"]
-    listed = subprocess.run(
-        ["docker", "ps", "--no-trunc", "--format", "{{.Names}} {{.ID}}", "--filter", f"label=flow.instance={instance}"],
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    return dict(line.split() for line in listed.stdout.splitlines())
+    shown = ("--no-trunc", "--format", "{{.Names}} {{.ID}}", "--filter", f"label=flow.instance={instance}")
+    return dict(line.split() for line in listed("ps", *shown))
 
 
 def files_of(directory: Path) -> list[Path]:

@@ -171,12 +171,14 @@ async def _start_trapped(world: World, point: str, **settings: str) -> None:
     )  # fmt: skip
     reading = asyncio.create_task(program._read(program.process))
     program._reading = reading
-    await until(lambda: program.process.returncode is not None or "Flow is ready" in "".join(program.output[seen:]), 60)
+    await until(
+        lambda: program.process.returncode is not None or "Flow is ready" in "".join(program.output[seen:]), 120
+    )
 
 
 async def _caught(world: World) -> None:
     assert world.program.process is not None
-    assert await asyncio.wait_for(world.program.process.wait(), 60) == -signal.SIGKILL
+    assert await asyncio.wait_for(world.program.process.wait(), 120) == -signal.SIGKILL
 
 
 async def _names(world: World) -> set[str]:

@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 import yaml
+from dockerlists import listed
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
 from waiting import until
@@ -107,8 +108,8 @@ async def _its_end(world: World, row: dict[str, Any]) -> None:
     """Of an idle worklet, which nobody talks to: its session sleeps, and the log says why."""
     values = {(s.name, tuple(s.labels.values())): s.value for f in plain(await _scrape(world)) for s in f.samples}
     assert values["flow_turn_seconds_count", ("done",)] == 1
-    listed = subprocess.run(["docker", "ps", "-q", "--filter", f"name={row['worklet']}"], capture_output=True)
-    subprocess.run(["docker", "kill", listed.stdout.decode().strip()], capture_output=True, check=True)
+    (container,) = listed("ps", "-q", "--filter", f"name={row['worklet']}")
+    subprocess.run(["docker", "kill", container], capture_output=True, check=True)
     await until(lambda: any("the session sleeps" in line for line in world.program.output))
     assert any("a worklet ended by itself" in line for line in world.program.output)
     await until(lambda: _has_ended(world), what="the metric of it")

@@ -20,6 +20,7 @@ from typing import Any
 
 import aiohttp
 import schema
+from dockerlists import listed
 from forked import ForkedProcess, fork
 from images import IMAGE, worklet_image
 from waiting import until
@@ -89,7 +90,7 @@ class Program:
         return await asyncio.to_thread(
             subprocess.run,
             [sys.executable, "-m", "bot", *args],
-            env=self.env, cwd=self.cwd, capture_output=True, text=True, timeout=60,
+            env=self.env, cwd=self.cwd, capture_output=True, text=True, timeout=120,
         )  # fmt: skip
 
 
@@ -204,8 +205,7 @@ async def end_worklets(world: World) -> None:
     if world.runtime == "docker":
         label = f"label=flow.instance={instance}"
         for kind, remove in (("ps -aq", "rm -f"), ("volume ls -q", "volume rm -f")):
-            listed = subprocess.run(["docker", *kind.split(), "--filter", label], capture_output=True, text=True)
-            if names := listed.stdout.split():
+            if names := listed(*kind.split(), "--filter", label):
                 subprocess.run(["docker", *remove.split(), *names], capture_output=True, timeout=60)
         return
     from worklets.identity import Identity
@@ -221,10 +221,5 @@ def containers(world: World) -> list[str]:
     """Names of this instance's running containers (or worklet processes)."""
     instance = json.loads((world.share_dir / "instance.json").read_text())["instance"]
     if world.runtime == "docker":
-        command = ["docker", "ps", "-q", "--filter", f"label=flow.instance={instance}"]
-        for _ in range(10):
-            out = subprocess.run(command, capture_output=True, text=True)
-            if not out.returncode:
-                return out.stdout.split()
-        raise AssertionError(out.stderr)  # an engine that does not answer has not removed them
+        return listed("ps", "-q", "--filter", f"label=flow.instance={instance}")
     return [p.parent.name for p in world.share_dir.glob("worklets/*/run/relay.sock")]

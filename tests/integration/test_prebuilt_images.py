@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dockerlists import listed
 from imageregistry import registry
 from waiting import until
 
@@ -61,8 +62,8 @@ def bases() -> Iterator[None]:
 
 def left() -> list[str]:
     """What this module has made: images by id, since one that is being removed has no name; bases, which lie below."""
-    made = docker("images", "-q", "--no-trunc", f"--filter=label=flow.prebuilt.instance={INSTANCE}").split()
-    bases = docker("images", "--format={{.Repository}}:{{.Tag}}", f"--filter=reference={REPOSITORY}").split()
+    made = listed("images", "-q", "--no-trunc", f"--filter=label=flow.prebuilt.instance={INSTANCE}")
+    bases = listed("images", "--format={{.Repository}}:{{.Tag}}", f"--filter=reference={REPOSITORY}")
     return [*dict.fromkeys(made), *bases]
 
 
@@ -260,7 +261,7 @@ async def test_a_base_that_flow_fetched_goes_when_nothing_is_made_of_it(tmp_path
         host.offer("1", now)
 
         async def there(*images: str) -> set[str]:
-            found = (await asyncio.to_thread(docker, "images", "--format={{.Repository}}:{{.Tag}}")).split()
+            found = await asyncio.to_thread(listed, "images", "--format={{.Repository}}:{{.Tag}}")
             return {image for image in images if image in found}
 
         try:
@@ -350,13 +351,7 @@ async def test_a_flow_that_stops_ends_the_build(tmp_path: Path) -> None:
         await waiting
     await until(lambda: not building.is_alive(), what="the thread to hang up")
 
-    def is_over() -> bool:
-        done = subprocess.run(
-            ["docker", "ps", "--no-trunc", "--format={{.Command}}"], capture_output=True, text=True, timeout=100
-        )  # fmt: skip
-        return done.returncode == 0 and endless[4:] not in done.stdout
-
-    await until(is_over, what="the engine's end")
+    await until(lambda: endless[4:] not in "".join(listed("ps", "--no-trunc", "--format={{.Command}}")), what="its end")
     again = Prebuilt(tmp_path, INSTANCE, made_of=made_of)
     assert await again.image(OTHER, lambda _: None), "the lock is free"
     await closed(again)
