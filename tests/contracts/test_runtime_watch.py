@@ -148,6 +148,7 @@ async def test_events_go_on_where_a_connection_ended(tmp_path: Path) -> None:
     events = EngineEvents(engine, label, lambda name: name, window=1)
     watching = asyncio.create_task(events.run(told.append))
     try:
+        await until(lambda: events._last, what="a connection: what was before nobody is told")
         for number in range(3):
             name = f"flow-watch-{os.getpid()}-{number}"
             done = await asyncio.create_subprocess_exec(
