@@ -67,11 +67,13 @@ async def test_the_end_of_the_command_is_the_end_of_both_with_its_code() -> None
 
 
 async def test_sigterm_ends_the_command_and_then_the_relay() -> None:
-    async with relay("--", "sh", "-c", "trap 'echo bye; exit 9' TERM; while :; do sleep 0.05; done") as (served, url):
+    polite = "trap 'echo bye; exit 9' TERM; echo up; while :; do sleep 0.05; done"
+    async with relay("--", "sh", "-c", polite) as (served, url):
         async with RelayClient(url, TOKEN) as client:
-            await client.connected()
+            lines = client.lines()
+            assert await anext(lines) == b"up", "from now on it hears the signal"
             served.process.send_signal(signal.SIGTERM)
-            assert [line async for line in client.lines()] == [b"bye"]
+            assert [line async for line in lines] == [b"bye"]
         assert await served.ends() == 9
 
 
