@@ -50,12 +50,17 @@ class RemoteEngine:
         return made
 
     def clear(self) -> None:
-        """Removes all containers and volumes."""
-        client = self.client()
-        for container in client.api.containers(all=True, quiet=True):
-            client.api.remove_container(container["Id"], force=True)
-        for volume in client.api.volumes()["Volumes"] or []:
-            client.api.remove_volume(volume["Name"])
+        """Removes all containers and volumes; what a program that was killed is removing yet is waited for."""
+        api, end = self.client().api, time.monotonic() + 60
+        while True:
+            left = [(api.remove_container, one["Id"], {"force": True}) for one in api.containers(all=True, quiet=True)]
+            left += [(api.remove_volume, one["Name"], {}) for one in api.volumes()["Volumes"] or []]
+            if not left:
+                return
+            assert time.monotonic() < end, left
+            for remove, name, options in left:
+                with contextlib.suppress(docker.errors.APIError):
+                    remove(name, **options)
 
     def cut(self, *, up: bool) -> None:
         """Unplugs its network cable, or plugs it in."""
