@@ -206,7 +206,7 @@ async def end_worklets(world: World) -> None:
         label = f"label=flow.instance={instance}"
         for kind, remove in (("ps -aq", "rm -f"), ("volume ls -q", "volume rm -f")):
             if names := listed(*kind.split(), "--filter", label):
-                subprocess.run(["docker", *remove.split(), *names], capture_output=True, timeout=60)
+                subprocess.run(["docker", *remove.split(), *names], capture_output=True, timeout=120)
         return
     from worklets.identity import Identity
     from worklets.local import LocalRuntime
