@@ -8,8 +8,8 @@ import ssl
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +79,15 @@ def wait_for(event: threading.Event, deed: Deed) -> Deed:
         deed(sock, request)
 
     return do
+
+
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """One at which nothing listens, and that nobody else is given; a `Scripted` may take it."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 class Scripted:

@@ -25,6 +25,7 @@ from kvscripted import (
     raw,
     raw_body,
     refusal,
+    reserved_port,
     reset,
     then_hang_up,
     wait_for,
@@ -77,15 +78,20 @@ async def patiently(call: Any, *arguments: Any) -> Any:
     raise AssertionError("it never answers in time")
 
 
-async def patiently_refused(change: Any, c: Any) -> None:
-    """Until it is refused by an answer: on a busy machine none may come within a short timeout."""
+async def unanswered(call: Any, *arguments: Any) -> KVConnectionError:
+    """How it ends once it has left: on a busy machine it may not even do that within a short timeout."""
     for _ in range(100):
-        try:
-            await change(c)
-        except KVConnectionError as error:
-            if error.status is not None:
-                raise
-    raise AssertionError("it is never refused in time")
+        with pytest.raises(KVConnectionError) as caught:
+            await call(*arguments)
+        if caught.value.outcome_unknown:
+            return caught.value
+    raise AssertionError("it never leaves, or is never said to have left")
+
+
+@pytest.fixture
+def few_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fourth pause is longer than any timeout: a call is given up after four attempts, not when its time is up."""
+    monkeypatch.setattr("kvstore.calls.pause_before", lambda attempt: 0.01 if attempt < 3 else 3600.0)
 
 
 @BOTH
@@ -190,6 +196,7 @@ async def test_what_was_not_done_is_repeated(kind: str, change: Any, good: Deed,
 
 @BOTH
 @BY_NAME
+@pytest.mark.usefixtures("few_attempts")  # one that is under way when the time is up may have arrived
 async def test_a_gateway_that_began_nothing_is_asked_again(
     kind: str, change: Any, good: Deed, repeatable: bool
 ) -> None:
@@ -200,10 +207,11 @@ async def test_a_gateway_that_began_nothing_is_asked_again(
         assert len(server.requests) == 3
     with Scripted() as server:
         server.otherwise = not_begun
-        async with at(server, kind, timeout=0.2) as c:
+        async with at(server, kind, timeout=60) as c:
             with pytest.raises(KVConnectionError, match="cannot be reached") as caught:
-                await patiently_refused(change, c)
+                await change(c)
         assert not caught.value.outcome_unknown
+        assert len(server.requests) == 4
 
 
 @BOTH
@@ -287,19 +295,20 @@ async def test_a_proxy_whose_server_is_away(kind: str, status: int) -> None:
 
 
 @BOTH
+@pytest.mark.usefixtures("few_attempts")
 async def test_a_read_is_repeated_and_its_outcome_is_never_unknown(kind: str) -> None:
     with Scripted(hang_up, refusal(503, "PGRST000"), answer(True)) as server:
         async with at(server, kind) as c:
             assert await c.has("k")
     with Scripted() as server:
         server.otherwise = hang_up
-        async with at(server, kind, timeout=1.0) as c:
+        async with at(server, kind, timeout=60) as c:
             with pytest.raises(
                 KVConnectionError, match=r"http://127\.0\.0\.1:\d+: the connection was closed"
             ) as caught:
                 await c.get("k")
         assert not caught.value.outcome_unknown
-        assert len(server.requests) > 1
+        assert len(server.requests) == 4
 
 
 @BOTH
@@ -313,29 +322,28 @@ async def test_a_connection_that_was_closed_unread_is_as_good_as_none_for_reads(
 
 @BOTH
 async def test_nothing_listens_yet(kind: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as reserved:
-        port = reserved.getsockname()[1]
-    async with client(kind, url=f"http://127.0.0.1:{port}", token="t", timeout=30) as c:
-        counting = asyncio.create_task(c.increment("k"))  # never arrived, so it may be sent again
-        await asyncio.sleep(0.2)
-        with Scripted(COUNTED, port=port) as server:
-            assert await counting == 5
-            assert len(server.requests) == 1
+    with reserved_port() as port:
+        async with client(kind, url=f"http://127.0.0.1:{port}", token="t", timeout=60) as c:
+            counting = asyncio.create_task(c.increment("k"))  # never arrived, so it may be sent again
+            await asyncio.sleep(0.2)
+            with Scripted(COUNTED, port=port) as server:
+                assert await counting == 5
+                assert len(server.requests) == 1
 
 
 @BOTH
 async def test_nothing_listens_at_all(kind: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as reserved:
-        port = reserved.getsockname()[1]
-    began = time.monotonic()
-    async with client(kind, url=f"http://127.0.0.1:{port}", token="t", timeout=0.4) as c:
-        with pytest.raises(KVConnectionError, match="Connection refused") as caught:
-            await c.increment("k")
-    assert not caught.value.outcome_unknown
-    assert time.monotonic() - began < 20
+    with reserved_port() as port:
+        began = time.monotonic()
+        async with client(kind, url=f"http://127.0.0.1:{port}", token="t", timeout=2) as c:
+            with pytest.raises(KVConnectionError, match="Connection refused") as caught:
+                await c.increment("k")
+        assert not caught.value.outcome_unknown
+        assert time.monotonic() - began < 30
 
 
 @BOTH
+@pytest.mark.usefixtures("few_attempts")
 async def test_what_may_have_arrived_once_stays_unknown_though_nothing_answers_any_more(kind: str) -> None:
     with Scripted() as server:
 
@@ -344,7 +352,7 @@ async def test_what_may_have_arrived_once_stays_unknown_though_nothing_answers_a
             hang_up(sock, request)
 
         server.otherwise = die
-        async with at(server, kind, timeout=0.4) as c:
+        async with at(server, kind, timeout=60) as c:
             with pytest.raises(KVConnectionError) as caught:
                 await c.set("k", 1)
         assert caught.value.outcome_unknown
@@ -353,15 +361,20 @@ async def test_what_may_have_arrived_once_stays_unknown_though_nothing_answers_a
 
 @BOTH
 async def test_a_change_that_got_no_answer_after_it_was_refused_once_is_unknown(kind: str) -> None:
-    released = threading.Event()
     too_many = refusal(429, "KV429", "KV_RATE", Retry_After="0.01")
-    with Scripted(too_many, wait_for(released, COUNTED)) as server:
-        async with at(server, kind, timeout=1.0) as c:
-            with pytest.raises(KVConnectionError, match="no answer within") as caught:
-                await c.increment("k")
-        released.set()
-        assert caught.value.outcome_unknown
-        assert len(server.requests) == 2
+    for _ in range(20):  # on a busy machine the time may be up before it is asked the second time
+        released = threading.Event()
+        with Scripted(too_many, wait_for(released, COUNTED)) as server:
+            async with at(server, kind, timeout=1.0) as c:
+                with pytest.raises(KVError) as caught:
+                    await c.increment("k")
+            released.set()
+        if len(server.requests) == 2:
+            break
+    assert len(server.requests) == 2
+    assert isinstance(caught.value, KVConnectionError)
+    assert "no answer within" in str(caught.value)
+    assert caught.value.outcome_unknown
 
 
 @BOTH
@@ -385,9 +398,7 @@ async def test_no_answer_in_time(kind: str, change: Any, good: Deed, repeatable:
     with Scripted(wait_for(released, good)) as server:
         server.otherwise = answer(True)
         async with at(server, kind, timeout=0.15) as c:
-            with pytest.raises(KVConnectionError, match=r"no answer within 0\.15 s") as caught:
-                await change(c)
-            assert caught.value.outcome_unknown
+            assert "no answer within 0.15 s" in str(await unanswered(change, c))
             released.set()  # the late answer must not be taken for the next one's
             assert await patiently(c.has, "k") is True
         assert set(server.functions[1:]) == {"kv_has"}
@@ -531,6 +542,7 @@ async def test_connecting_can_be_cancelled_and_ends_in_time() -> None:
         async with create_async_worklet_kv_store(url=f"http://127.0.0.1:{port}", token="t", timeout=0.3) as store:
             with pytest.raises(KVConnectionError, match="no answer within"):
                 await store.increment("k")
+        async with create_async_worklet_kv_store(url=f"http://127.0.0.1:{port}", token="t", timeout=60) as store:
             call = asyncio.create_task(store.increment("k"))
             await asyncio.sleep(0.05)
             call.cancel()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from kvboth import KINDS, client
-from kvscripted import Deed, Scripted, answer, hang_up, raw, refusal, then_hang_up, wait_for
+from kvscripted import Deed, Scripted, answer, hang_up, raw, refusal, reserved_port, then_hang_up, wait_for
 from waiting import until
 
 from kvstore import KVPermissionError, KVValidationError, create_async_worklet_kv_store, create_worklet_kv_store
@@ -86,7 +86,7 @@ async def test_a_watch_survives_what_passes(kind: str) -> None:
 
 @BOTH
 async def test_a_watch_survives_a_restart_of_the_server(kind: str) -> None:
-    with Scripted(changes(6)) as server:
+    with reserved_port() as port, Scripted(changes(6), port=port) as server:
         async with client(kind, url=server.url, token="t", timeout=0.3) as c:
             watching = await c.watching(cursor="5")
             assert (await watching.next()).version == 6
