@@ -19,6 +19,7 @@ from kvstore.gateway.app import MAX_BODY_BYTES, PATH, KVGateway
 from kvstore.gateway.callers import Caller
 from kvstore.gateway.errors import Refusal
 from kvstore.gateway.functions import FUNCTIONS
+from kvstore.gateway.rate import Rate
 from kvstore.gateway.sqlite import SqliteStore
 from kvstore.gateway.watch import MOST_WATCHERS
 from web.app import Server, build
@@ -43,8 +44,11 @@ class Names:
 
 
 class World:
+    """Its time stands still as far as the rate goes: what was used up stays so, however long a busy machine takes."""
+
     def __init__(self, store: SqliteStore, rate: float = 1e6, only: str | None = None, cancels: bool = True) -> None:
         self.store, self.gateway, self._only = store, KVGateway(store, Names(), rate=rate), only
+        self.gateway._rate = Rate(rate, clock=lambda: 1000.0)
         self._cancels = cancels
 
     async def __aenter__(self) -> World:
