@@ -251,7 +251,7 @@ async def test_a_tool_call_cannot_pass_for_a_question_of_ours(heart: Heart) -> N
 
 
 async def test_an_open_question_does_not_stop_the_turns_clock(start: Start) -> None:
-    async with start(turn_timeout=timedelta(seconds=2)) as heart, people(heart) as they:
+    async with start(turn_timeout=timedelta(seconds=5)) as heart, people(heart) as they:
         asked = await they.working()
         they.wanted(asked)
         await they.asked(asked)
