@@ -185,9 +185,12 @@ async def test_an_end_is_told_once_and_the_server_starts_again(tmp_path: Path) -
             assert again["pid"] != first
             await one.ask("die")
             assert [(kind, fields["text"]) for kind, fields in told] == [("sidecar ended", died["error"]["message"])]
-            for _ in range(2):
+            failed, refused = 2, ""
+            while "Try again" not in refused:  # a busy machine may ask when the wait is nearly over, and it dies again
                 refused = (await one.ask("die"))["error"]["message"]
-            assert "has failed 3 times. Try again in" in refused
+                failed += "Try again" not in refused
+            assert failed > 2
+            assert f"has failed {failed} times. Try again in" in refused
     lines = [entry for entry in logs if entry["event"] == "an MCP server in a sidecar ended"]
     assert lines[0]["said"] == "last words with ‹masked›"
     assert SECRET not in repr(logs) + repr(told)

@@ -103,6 +103,7 @@ async def test_who_is_not_answered_in_time_hears_that_the_question_stands(thread
     first, second = await asyncio.gather(*thread.connections(2))
     assert first == second
     assert "did not answer within 1 seconds; the question stands" in first
+    await thread.allow(ask_wait=60)
     waiting = thread.connections(1)
     await until(lambda: len(thread.events) == 2)  # the bot hears of it anew: it may have lost it
     await thread.decide(granted=[f"wanted.test:{thread.port}"])
@@ -131,6 +132,7 @@ async def test_people_are_not_flooded_with_questions(thread: Thread) -> None:
     for number in range(MOST_QUESTIONS):
         assert "did not answer" in await thread.connect(f"h{number}.test")
     assert "wait for their answer" in await thread.connect("one-more.test")  # though nobody waits any more
+    await thread.allow(ask_wait=60)
     for number in range(MOST_ASKED):
         (waiting,) = thread.connections(1, f"h{number}.test")
         await thread.wanted(f"h{number}.test")
@@ -140,6 +142,7 @@ async def test_people_are_not_flooded_with_questions(thread: Thread) -> None:
     assert f"asked for {MOST_ASKED} hosts already" in await thread.connect("one-more.test")
     await thread.decide(asks=False)
     await thread.decide(asks=True)  # the next turn
+    await thread.allow(ask_wait=1)
     assert "did not answer" in await thread.connect("one-more.test")
 
 
