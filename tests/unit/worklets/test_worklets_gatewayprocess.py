@@ -141,6 +141,15 @@ async def pid_of(client: GatewayClient) -> int:
     return int(await until(pid, timeout=30))
 
 
+async def doors_of(client: GatewayClient) -> int:
+    """Of the process, as soon as it serves: a busy machine may take a while to start one."""
+
+    async def doors() -> str:
+        return str((await client.state()).get("doors", ""))
+
+    return int(await until(doors))
+
+
 def _connects(directory: Path) -> bool:
     try:
         with socket.socket(socket.AF_UNIX) as probe, short_path(directory, "gateway.sock") as path:
@@ -188,7 +197,7 @@ async def test_a_killed_process_is_started_again_with_its_doors_and_its_credenti
         async with asking(share_dir, name):
             pass
     assert model.keys == [KEY, KEY]
-    assert (await client.state())["doors"] == 2
+    assert await doors_of(client) == 2
 
 
 async def test_a_process_that_hangs_is_replaced(bot: Bot, share_dir: Path, model: Model) -> None:
@@ -196,7 +205,9 @@ async def test_a_process_that_hangs_is_replaced(bot: Bot, share_dir: Path, model
     await client.open("w", run_dir(share_dir))
     hung = await pid_of(client)
     os.kill(hung, signal.SIGSTOP)
-    await until(lambda: holder(share_dir) not in (None, hung), timeout=40)
+    await until(lambda: not _runs(hung))
+    client._launcher._patience = 60.0  # with its successor, which a busy machine may keep from answering for a while
+    await until(lambda: holder(share_dir) not in (None, hung))
     async with asking(share_dir):
         assert not _runs(hung)
 
@@ -291,7 +302,7 @@ async def test_a_closed_door_stays_closed(bot: Bot, share_dir: Path) -> None:
     killed = await pid_of(client)
     os.kill(killed, signal.SIGKILL)
     await until(lambda: holder(share_dir) not in (None, killed))
-    assert (await client.state())["doors"] == 0
+    assert await doors_of(client) == 0
 
 
 async def test_closing_where_nothing_runs_starts_nothing(bot: Bot, share_dir: Path) -> None:
@@ -414,21 +425,21 @@ async def test_a_door_that_a_bot_opens_while_worklets_are_looked_for_stays(
 
 
 async def test_it_waits_longer_for_the_bot_of_a_worklet_that_lives(bot: Bot, share_dir: Path) -> None:
-    asked = asyncio.Event()
+    open_at_each: list[bool] = []  # whether the door was open when the relay was asked, once each 0.15 seconds
 
     async def relay(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        open_at_each.append(_connects(run_dir(share_dir)))
         writer.write(b"HTTP/1.1 401 Unauthorized\r\n\r\n")
         writer.close()
-        asked.set()
 
-    client = bot(command=(*PROCESS, "--empty", "0.3", "--idle", "4"))
+    client = bot(command=(*PROCESS, "--empty", "0.3", "--idle", "6"))
     await client.open("w", run_dir(share_dir))
     pid = await pid_of(client)
     async with await asyncio.start_unix_server(relay, sock=listen(run_dir(share_dir), "relay.sock")):
         await client.aclose()
-        await asyncio.wait_for(asked.wait(), 10)
-        assert _connects(run_dir(share_dir)), "the door stays open"
         await until(lambda: not _runs(pid))
+    assert len(open_at_each) > 4, "it stays, though it has been without a bot for longer than 0.3 seconds"
+    assert all(open_at_each), "the door stays open"
 
 
 async def test_it_does_not_end_while_a_request_runs(bot: Bot, share_dir: Path, model: Model) -> None:
@@ -515,12 +526,10 @@ async def test_a_connection_that_asks_for_nothing_is_closed_and_one_that_did_is_
         with short_path(tmp_path, "gateway.sock") as path:
             slow, slow_writer = await asyncio.open_unix_connection(path)
             slow_writer.write(b"POST /v1/messages HTTP/1.1\r\nHost: ")
-            kept, kept_writer = await asyncio.open_unix_connection(path)
-            for _ in range(2):
-                kept_writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-                assert (await kept.readuntil(b"well")).startswith(b"HTTP/1.1 200")
-                if not slow.at_eof():
-                    assert b"200" not in await slow.read()
+            kept, kept_writer = await _asked_in_time(path)
+            assert b"200" not in await slow.read()
+            kept_writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await kept.readuntil(b"well")).startswith(b"HTTP/1.1 200")
             slow_writer.close()
             kept_writer.close()
 
@@ -543,6 +552,20 @@ async def test_a_request_that_never_ends_does_not_keep_a_door_that_finishes(tmp_
         assert b"200" not in await reader.read()
     assert not made.connections
     writer.close()
+
+
+async def _asked_in_time(path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection that had an answer before it was taken for one that asks for nothing."""
+    for _ in range(50):
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        try:
+            assert (await reader.readuntil(b"well")).startswith(b"HTTP/1.1 200")
+        except (asyncio.IncompleteReadError, ConnectionError):  # the machine was too busy
+            writer.close()
+        else:
+            return reader, writer
+    raise AssertionError("it never asks in time")
 
 
 async def _asked(path: str, target: str) -> asyncio.StreamWriter:
