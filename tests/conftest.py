@@ -15,11 +15,13 @@ from typing import Any
 
 import pytest
 import tables
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # The same examples in each run of the suite; new ones, and many, in `make chaos`.
-settings.register_profile("suite", derandomize=True, deadline=None, database=None)
-settings.register_profile("chaos", max_examples=1_000, deadline=None, database=None)
+# How long it takes to make them says nothing on a busy machine.
+_UNTIMED = [HealthCheck.too_slow]
+settings.register_profile("suite", derandomize=True, deadline=None, database=None, suppress_health_check=_UNTIMED)
+settings.register_profile("chaos", max_examples=1_000, deadline=None, database=None, suppress_health_check=_UNTIMED)
 settings.load_profile("suite")
 
 HOW = "make provision"
