@@ -20,7 +20,7 @@ class Wire:
     def __init__(self, ws: aiohttp.ClientWebSocketResponse) -> None:
         self.ws = ws
 
-    async def frame(self, timeout: float = 5.0) -> dict[str, Any]:
+    async def frame(self, timeout: float = 60.0) -> dict[str, Any]:
         """The next JSON frame; Slack's pings are answered on the way."""
         async with asyncio.timeout(timeout):
             message = await self.ws.receive()

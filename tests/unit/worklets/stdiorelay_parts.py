@@ -94,7 +94,7 @@ class Raw:
 
     async def frame(self) -> Any:
         """The next: a JSON object, or a list of lines."""
-        frame = await asyncio.wait_for(self.ws.recv(), 20)
+        frame = await asyncio.wait_for(self.ws.recv(), 60)
         return unpack_lines(frame) if isinstance(frame, bytes) else json.loads(frame)
 
     async def lines(self, number: int) -> list[Line]:
@@ -125,4 +125,4 @@ async def raw(url: str, client: str = "raw", seq: Any = "start", **hello: Any) -
     headers = {"Authorization": f"Bearer {TOKEN}"}
     async with connect(url, additional_headers=headers, compression=None, max_size=64 << 20, close_timeout=1) as ws:
         await ws.send(json.dumps({"type": "hello", "client": client, "epoch": None, "seq": seq, **hello}))
-        yield Raw(ws, json.loads(await asyncio.wait_for(ws.recv(), 20)))
+        yield Raw(ws, json.loads(await asyncio.wait_for(ws.recv(), 60)))

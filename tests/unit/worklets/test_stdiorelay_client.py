@@ -106,7 +106,7 @@ async def test_what_is_dealt_with_is_acknowledged() -> None:
 
 async def test_the_end_of_the_process_ends_the_lines() -> None:
     states: list[State] = []
-    async with running() as it, client(it.url, on_state=states.append) as relay:
+    async with running(linger=20) as it, client(it.url, on_state=states.append) as relay:
         await relay.send("one")
         await relay.send("exit 3")
         events = [event async for event in relay.events()]

@@ -28,7 +28,7 @@ async def close_code(url: str, hello: Any) -> int | None:
         await ws.send(json.dumps(hello))
         with suppress(ConnectionClosed):
             while True:
-                await asyncio.wait_for(ws.recv(), 10)
+                await asyncio.wait_for(ws.recv(), 60)
         return ws.close_code
 
 
@@ -121,7 +121,7 @@ async def test_a_frame_that_is_none_ends_the_connection(frame: str | bytes) -> N
 
 
 async def test_lines_come_as_they_are() -> None:
-    async with running() as it, raw(it.url) as client:
+    async with running(linger=20) as it, raw(it.url) as client:
         await client.put(1, "raw " + b"a\n\n\xff\x00\r\nlast".hex())
         await client.put(2, "exit 0")
         assert [line.data for line in await client.lines(4)] == [b"a", b"", b"\xff\x00\r", b"last"]
@@ -338,7 +338,7 @@ async def test_a_process_is_started_again_and_input_waits_for_it() -> None:
 
 
 async def test_stopping_is_polite_first_and_forceful_then() -> None:
-    async with running() as it, raw(it.url) as client:
+    async with running(grace=60) as it, raw(it.url) as client:
         it.relay.stop()
         assert (await client.notice("exit"))["code"] == -signal.SIGTERM
         assert await it.task == -signal.SIGTERM

@@ -35,7 +35,7 @@ async def agents() -> AsyncIterator[list[Agent]]:
 
 async def attach(agents: list[Agent], root: Path, position: Position | None = None, **other: Any) -> Agent:
     agent = await Agent.attach(
-        root / "run", TOKEN, position, 1, worklet_id="c1", rng=random.Random(3), **({"timeout": 10} | other)
+        root / "run", TOKEN, position, 1, worklet_id="c1", rng=random.Random(3), **({"timeout": 60} | other)
     )
     agents.append(agent)
     return agent
@@ -119,7 +119,7 @@ async def test_an_interrupt_returns_when_the_cli_said_yes(
     relay: asyncio.subprocess.Process, tmp_path: Path, agents: list[Agent]
 ) -> None:
     agent = await attach(agents, tmp_path)
-    await agent.interrupt(10)
+    await agent.interrupt(60)
     assert inputs(tmp_path)[0]["request"]["subtype"] == "interrupt"
 
 
@@ -224,7 +224,7 @@ async def test_the_exit_ends_the_events(relay: asyncio.subprocess.Process, tmp_p
     with pytest.raises(AgentGone):
         await agent.send("u", "too late")
     await agent.ack(batches[-1][0])
-    await asyncio.wait_for(relay.wait(), 10)
+    await asyncio.wait_for(relay.wait(), 60)
 
 
 async def test_a_process_that_ignores_the_interrupt_is_told_to_end(

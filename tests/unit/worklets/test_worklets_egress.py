@@ -335,6 +335,7 @@ async def test_slow_lookups_of_one_worklet_leave_places_to_others() -> None:
     refused = await asyncio.gather(*dials, return_exceptions=True)
     assert {str(one) for one in refused} == {"its address was not found in time"}
     assert len(looked_up) == LOOKUPS_OF_ONE  # places are given back by threads, not by whoever lost patience
+    dialer._seconds = 60  # a busy machine may take a while
     with pytest.raises(Undialled, match="not one of the public internet"):
         await dialer.dial("other.test", 443, Lookups())
     go_on.set()

@@ -47,7 +47,7 @@ async def connect(
 ) -> RelayLink:
     link = RelayLink(root / "run", token, position, fence, notice=lambda _: None, rng=random.Random(1))
     links.append(link)
-    await link.open(10)
+    await link.open(60)
     return link
 
 
@@ -203,7 +203,7 @@ async def test_the_exit_is_kept_until_it_is_acknowledged(
     assert len(said) == 2
     assert relay.returncode is None
     again.ack(2)
-    await asyncio.wait_for(relay.wait(), 10)
+    await asyncio.wait_for(relay.wait(), 60)
     assert not (tmp_path / "run" / "relay.sock").exists()
 
 
@@ -233,7 +233,7 @@ async def test_sigterm_ends_a_stubborn_child_and_records_it(
     relay.terminate()
     said = [content async for _, content in link.lines()]
     assert said == [Exit(-signal.SIGKILL, "")]
-    await asyncio.wait_for(relay.wait(), 10)
+    await asyncio.wait_for(relay.wait(), 60)
 
 
 async def test_a_command_that_does_not_exist_is_an_exit(tmp_path: Path, links: list[RelayLink]) -> None:
@@ -385,7 +385,7 @@ async def test_a_request_waits_for_a_gateway_that_is_away(door: int, tmp_path: P
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(reader.read(1), 0.2)
     async with await asyncio.start_unix_server(answer, tmp_path / "gateway.sock"):
-        assert await asyncio.wait_for(reader.read(), 10) == b"answer to hello\n"
+        assert await asyncio.wait_for(reader.read(), 60) == b"answer to hello\n"
     writer.close()
 
 
@@ -399,9 +399,9 @@ async def test_what_a_client_gave_up_while_the_gateway_was_away_is_not_sent_late
         gateway.bind(str(tmp_path / "gateway.sock"))
         gateway.listen()
         gateway.setblocking(False)
-        carried, _ = await asyncio.wait_for(loop.sock_accept(gateway), 10)
+        carried, _ = await asyncio.wait_for(loop.sock_accept(gateway), 60)
         with carried:
-            assert await asyncio.wait_for(loop.sock_recv(carried, 100), 10) == b""
+            assert await asyncio.wait_for(loop.sock_recv(carried, 100), 60) == b""
 
 
 async def test_a_broken_gateway_breaks_the_connection(door: int, tmp_path: Path) -> None:
@@ -411,7 +411,7 @@ async def test_a_broken_gateway_breaks_the_connection(door: int, tmp_path: Path)
     async with await asyncio.start_unix_server(hang_up, tmp_path / "gateway.sock"):
         reader, writer = await asyncio.open_connection("127.0.0.1", door)
         writer.write(b"hello\n")
-        assert await asyncio.wait_for(reader.read(), 10) == b""
+        assert await asyncio.wait_for(reader.read(), 60) == b""
         writer.close()
 
 

@@ -42,7 +42,7 @@ async def test_no_line_is_lost_and_none_said_twice_when_the_disk_was_full(disk: 
         )
     link = RelayLink(disk / "run", TOKEN, None, 1, notice=lambda _: None, rng=random.Random(1))
     try:
-        await link.open(10)
+        await link.open(60)
         numbers: list[int] = []
 
         async def read() -> None:
@@ -59,7 +59,7 @@ async def test_no_line_is_lost_and_none_said_twice_when_the_disk_was_full(disk: 
         assert len(numbers) < 20
         assert relay.returncode is None
         (disk / "filler").unlink()
-        await until(lambda: len(numbers) == 20, 20)
+        await until(lambda: len(numbers) == 20)
         assert numbers == [*range(1, 11)] * 2
         reading.cancel()
     finally:

@@ -87,11 +87,20 @@ def test_a_script_that_fails_is_told_once_and_claude_knows_it_each_time(place: P
 
 
 def test_a_script_without_end_is_ended_with_what_it_started(place: Place) -> None:
-    _, (line,) = place.start("setup", "echo begun; sleep 1000 & echo $! > pid; wait", seconds=1.5)
-    assert line["failed"] == "it did not end within 1.5 s"
+    _, (line,) = place.start("setup", "echo begun; sleep 1000 & echo $! > pid; wait", seconds=4.5)
+    assert line["failed"] == "it did not end within 4.5 s"
     assert line["tail"] == "begun\n"
-    pid = int((place.work / "pid").read_text())
-    assert not Path(f"/proc/{pid}").exists() or "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    pid, end = int((place.work / "pid").read_text()), time.monotonic() + 60
+    while _runs(pid):  # it was killed: when it goes is the machine's affair
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def test_a_server_that_a_script_leaves_running_holds_nothing_up(place: Place) -> None:
@@ -185,7 +194,7 @@ async def test_scripts_come_from_the_administrator_and_from_repositories(tmp_pat
     mirrors = Mirrors(
         tmp_path / "share", Identity.load(tmp_path / "share"), Git(os.environ, local=True), resolve=repositories.source
     )
-    found = Scripts(scripts, 300.0, repositories, mirrors)
+    found = Scripts(scripts, 300.0, repositories, mirrors, patience=60)
     assert await found.all() == Listing((Script("setup"),)), "there is no mirror yet, and no host is asked"
     await mirrors.checkout("app", None, tmp_path / "to", worklet="w")
     assert await found.all() == Listing((Script("setup"), Script("seed", "app"), Script("setup", "app")))
