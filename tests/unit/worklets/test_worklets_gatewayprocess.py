@@ -141,6 +141,16 @@ async def pid_of(client: GatewayClient) -> int:
     return int(await until(pid, timeout=30))
 
 
+async def short_lived(bot: Bot, *options: str, **more: Any) -> tuple[GatewayClient, int]:
+    """A bot and its process, which soon ends without one: on a busy machine even before its bot has come."""
+    for _ in range(50):
+        client = bot(command=(*PROCESS, *options), **more)
+        if (pid := await pid_of(client)) != os.getpid():
+            return client, pid
+        await client.aclose()
+    raise AssertionError("no process lives until its bot has come")
+
+
 async def doors_of(client: GatewayClient) -> int:
     """Of the process, as soon as it serves: a busy machine may take a while to start one."""
 
@@ -390,11 +400,10 @@ async def test_sigterm_lets_a_request_end(bot: Bot, share_dir: Path, model: Mode
 
 
 async def test_it_ends_when_no_bot_and_no_worklet_is_left(bot: Bot, share_dir: Path) -> None:
-    client = bot(command=(*PROCESS, "--empty", "0.3"))
+    client, pid = await short_lived(bot, "--empty", "0.3")
     await client.open("gone", run_dir(share_dir, "gone"))  # nothing listens there as a relay would
     await client.open("closed", run_dir(share_dir, "closed"))
     await client.close("closed")
-    pid = await pid_of(client)
     await asyncio.sleep(1)  # a bot is there: it stays
     assert _runs(pid)
     await client.aclose()
@@ -432,9 +441,8 @@ async def test_it_waits_longer_for_the_bot_of_a_worklet_that_lives(bot: Bot, sha
         writer.write(b"HTTP/1.1 401 Unauthorized\r\n\r\n")
         writer.close()
 
-    client = bot(command=(*PROCESS, "--empty", "0.3", "--idle", "6"))
+    client, pid = await short_lived(bot, "--empty", "0.3", "--idle", "6")
     await client.open("w", run_dir(share_dir))
-    pid = await pid_of(client)
     async with await asyncio.start_unix_server(relay, sock=listen(run_dir(share_dir), "relay.sock")):
         await client.aclose()
         await until(lambda: not _runs(pid))
@@ -443,9 +451,8 @@ async def test_it_waits_longer_for_the_bot_of_a_worklet_that_lives(bot: Bot, sha
 
 
 async def test_it_does_not_end_while_a_request_runs(bot: Bot, share_dir: Path, model: Model) -> None:
-    client = bot(command=(*PROCESS, "--empty", "0.2", "--idle", "0.2"))
+    client, pid = await short_lived(bot, "--empty", "0.2", "--idle", "0.2")
     await client.open("w", run_dir(share_dir))
-    pid = await pid_of(client)
     async with asking(share_dir) as answer:
         await client.aclose()
         await asyncio.sleep(1)
@@ -455,8 +462,7 @@ async def test_it_does_not_end_while_a_request_runs(bot: Bot, share_dir: Path, m
 
 
 async def test_it_ends_with_its_directory(bot: Bot, share_dir: Path) -> None:
-    client = bot(command=(*PROCESS, "--empty", "0.3"), beat=60)
-    pid = await pid_of(client)
+    client, pid = await short_lived(bot, "--empty", "0.3", beat=60)
     await client.aclose()
     shutil.rmtree(share_dir)
     await until(lambda: not _runs(pid))
@@ -464,8 +470,7 @@ async def test_it_ends_with_its_directory(bot: Bot, share_dir: Path) -> None:
 
 async def test_as_a_service_it_waits_for_its_turn_and_stays(bot: Bot, share_dir: Path, model: Model) -> None:
     model.go_on.set()
-    client = bot(command=(*PROCESS, "--empty", "0.2"))
-    first = await pid_of(client)
+    client, first = await short_lived(bot, "--empty", "0.2")
     service = await asyncio.create_subprocess_exec(*PROCESS, "--service", "--empty", "0.2", str(share_dir), cwd=ROOT)
     try:
         await client.aclose()
