@@ -67,7 +67,7 @@ class Cluster:
                 [self._programs / "postgres", "-D", self._home / "data", *options],
                 stdout=output, stderr=output, cwd=self._home, **self._account,
             )  # fmt: skip
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while True:
                 assert self._server.poll() is None, (self._home / "log").read_text()
                 try:
@@ -81,7 +81,7 @@ class Cluster:
         """SIGINT is "fast": cuts connections off; SIGQUIT "immediate": like a crash."""
         assert self._server
         self._server.send_signal(how)
-        self._server.wait(timeout=60)
+        self._server.wait(timeout=120)
 
     def remove(self) -> None:
         if self._server is not None and self._server.poll() is None:
