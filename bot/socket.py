@@ -196,7 +196,7 @@ class SlackSocket:
         self._timing = {"ping_interval": ping_interval, "deaf_after": deaf_after}
         self._on_connected = on_connected
         self._open: list[Connection] = []  # those that are still read, the newest last
-        self._news = asyncio.Event()  # of a connection
+        self._news = asyncio.Event()  # of the next connection
         self._opening = asyncio.Lock()
         self._trouble = ""
         self._state = "down"
@@ -211,11 +211,13 @@ class SlackSocket:
                 async with Tasks("slack connections") as lines:
                     for number in range(CONNECTIONS):
                         lines.start(self._keep_open(app, http, lines, events), f"connection {number}")
-                    while True:
-                        await asyncio.sleep(1.0)
-                        self.state()
+                    try:
+                        while True:
+                            await asyncio.sleep(1.0)
+                            self.state()
+                    finally:
+                        self._closing = True  # before the readers end: what they leave open still takes answers
             finally:
-                self._closing = True
                 await events.ended(_LAST_WORDS)
                 await asyncio.gather(*(connection.close() for connection in self._open))
 
@@ -245,6 +247,7 @@ class SlackSocket:
     def _tell_connected(self, *, missed: bool) -> None:
         self._trouble = ""
         self._news.set()
+        self._news = asyncio.Event()
         self.state()
         log.debug("connected to Slack", connections=self._up)
         if missed and self._on_connected is not None:
@@ -296,11 +299,11 @@ class SlackSocket:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ACK_SECONDS):
                 while True:
-                    self._news.clear()
+                    news = self._news  # before the look: what opens during it is seen too
                     for each in (connection, *reversed(self._open)):
                         if await each.send(text):
                             return
-                    await self._news.wait()
+                    await news.wait()
         log.warning("no connection to acknowledge on; Slack will send an event again, but not a command or click")
 
     # ---- state ----

@@ -277,6 +277,27 @@ async def test_listeners_may_end_and_acknowledge_when_the_program_does(slack: Sl
     assert (await asked).ok
 
 
+async def test_an_answer_at_the_end_goes_over_the_other_connection_when_its_own_is_gone(slack: SlackSimulator) -> None:
+    made = Listening(slack)
+    made.going_on.clear()
+
+    async def when_it_ends() -> None:
+        await until(lambda: made.socket._closing)
+        made.going_on.set()
+
+    async with Tasks("test") as tasks:
+        tasks.start(made.socket.run(made.app), "socket")
+        await until(lambda: both(made))
+        asked = asyncio.create_task(slack.command("maya", "#general", "/flow"))
+        await until(lambda: made.commands)
+        slack.faults.reset_sockets(oldest=1)
+        await until(lambda: made.connects == 2 and both(made))
+        going_on = asyncio.create_task(when_it_ends())
+    await going_on
+    assert (await asked).ok
+    assert [ack.other_socket for ack in slack.acks] == [True]
+
+
 async def test_preflight_says_who_we_are(slack: SlackSimulator) -> None:
     me = await preflight(app_token=slack.app_token, bot_token=slack.bot_token, api_url=slack.api_url)
     assert isinstance(me, Identity)
