@@ -44,10 +44,13 @@ class Reports:
         """All is shown. False: another process shows it by now, and reports it."""
         while not self._may_show(answer.session_id) and not answer.released:  # noqa: ASYNC110 - time decides it
             await asyncio.sleep(UNHELD)
-        if answer.released:
-            return False
-        await self._insist(lambda: self._delivered(answer), "a turn's delivery")
-        return True
+
+        async def report() -> None:
+            if not answer.released:  # it may be another's since the database refused, and be shown anew
+                await self._delivered(answer)
+
+        await self._insist(report, "a turn's delivery")
+        return not answer.released
 
     async def refused(self, answer: Answer, sentence: str) -> None:
         await self._insist(lambda: self._refused(answer, sentence), "a refusal")

@@ -148,8 +148,9 @@ class Show:
 
     async def _delivered(self, answer: Answer) -> None:
         await self._sessions.delivered(answer.turn_id)
-        self._answers.pop(answer.turn_id, None)
-        self._tell.pop(answer.turn_id, None)
+        if self._answers.get(answer.turn_id) is answer:  # else it has come back meanwhile
+            del self._answers[answer.turn_id]
+            self._tell.pop(answer.turn_id, None)
 
     async def _refused(self, answer: Answer, sentence: str) -> None:
         """Nobody would see the rest: Claude need not write it."""
