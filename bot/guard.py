@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import uuid4
+from weakref import WeakValueDictionary
 
 from slack_bolt.async_app import AsyncApp, AsyncBoltRequest
 from slack_bolt.context.respond.async_respond import AsyncRespond
@@ -93,6 +94,7 @@ class Guard:
         self._app: AsyncApp | None = None
         self._store = HeldStore(door.sessions.store.db)
         self._busy: dict[str, bool] = {}  # people whose things are being seen to; True: there may be more
+        self._keeping: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # behind whom something is stored
         self._opening: dict[tuple[str, str], str] = {}  # threads of which something waits, and behind whom
         self._reminded: dict[tuple[str, str], float] = {}
 
@@ -134,7 +136,7 @@ class Guard:
             return None
         if opening := self._opening.get((thread.channel, thread.thread_ts)):
             return opening
-        if not self._busy:
+        if not self._busy and self._door.sessions.store.db.exclusive:  # else another process may have kept the call
             return None
         behind = await self._store.first_in(thread.channel, thread.thread_ts)
         return behind if behind is not None and await self._door.sessions.find(thread) is None else None
@@ -203,7 +205,7 @@ class Guard:
         """Of a person who was let in within the hour: a form that is open must not close without its answer."""
         access, after = self._door.access, self._door.after
         verdict = access.known(asker.user_id, asker.channel, lately=True)
-        if verdict is None or not verdict.allowed or asker.user_id in self._busy:
+        if verdict is None or not verdict.allowed or self._waits(asker.user_id):
             return False
         after.start(self._refresh(asker), "who may")
         return True
@@ -243,7 +245,11 @@ class Guard:
     def _known(self, user_id: str, channel: str | None) -> Verdict | None:
         """None also while older things of the person wait: what they asked keeps its order."""
         verdict = self._door.access.known(user_id, channel)
-        return None if verdict is not None and verdict.allowed and user_id in self._busy else verdict
+        return None if verdict is not None and verdict.allowed and self._waits(user_id) else verdict
+
+    def _waits(self, user_id: str) -> bool:
+        """Something of the person does, or is being stored to wait."""
+        return user_id in self._busy or user_id in self._keeping
 
     async def _keep(
         self,
@@ -254,9 +260,11 @@ class Guard:
         behind: str | None = None,
     ) -> None:
         at, behind = datetime.fromtimestamp(self._door.now(), UTC), behind or asker.user_id
+        keeping = self._keeping.setdefault(behind, asyncio.Lock())
         if thread_ts is not None and asker.channel is not None:  # noted before anything is awaited
             self._opening.setdefault((asker.channel, thread_ts), behind)
-        await self._store.keep(Held(name, asker.user_id, asker.channel, asker.kind, body, at, thread_ts, behind))
+        async with keeping:  # one after the other: what comes behind another must not be let in before that is stored
+            await self._store.keep(Held(name, asker.user_id, asker.channel, asker.kind, body, at, thread_ts, behind))
         self._see_to(behind)
 
     def resume(self) -> None:
@@ -290,7 +298,8 @@ class Guard:
                     await asyncio.sleep(_AGAIN)
         finally:
             del self._busy[user_id]
-            self._opening = {place: behind for place, behind in self._opening.items() if behind != user_id}
+            if user_id not in self._keeping:  # what is being stored is seen to after this
+                self._opening = {place: behind for place, behind in self._opening.items() if behind != user_id}
 
     async def _release_one(self, one: Held) -> None:
         verdict = await self._door.access.decide(one.user_id, one.channel)
