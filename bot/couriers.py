@@ -44,6 +44,10 @@ _UNSHARED = ("file_not_found", "file_deleted", "invalid_arguments")  # of an upl
 _SHARED = ("file_already_shared", "file_already_completed")
 
 
+class _Taken(Exception):
+    """Another process is about the file by now."""
+
+
 @dataclass(slots=True)
 class _Call:
     """A use of the tool. `over`: it waits no more, so nothing comes that is not there yet."""
@@ -151,6 +155,8 @@ class Couriers:
         except StoreUnavailable as error:
             log.debug("a file waits for the database", error=error.sentence())
             return False
+        except _Taken:
+            return False
         except Exception as error:  # noqa: BLE001 - each is weighed in one place
             return await self._failed(session_id, turn_id, call, handed, error)
 
@@ -199,7 +205,8 @@ class Couriers:
         content = await asyncio.to_thread(self._outgoing(session.worklet).read, sent.tool_id, self._limit)
         masked = await asyncio.to_thread(self._sessions.masker(session).bytes_of_text, content)
         file_id = await put(self._client, sent.name, masked)
-        await self._store.uploaded(sent, file_id)
+        if not await self._store.uploaded(sent, file_id):
+            raise _Taken
         await self._share(session, sent, file_id)
 
     async def _share(self, session: Session, sent: SentFile, file_id: str) -> None:
@@ -228,7 +235,7 @@ class Couriers:
         """True: it will never be shown, and whoever waits for it knows."""
         said = refusal(error)
         sent = await self._claimed(turn_id, call, handed)
-        if sent is None:
+        if sent is None or not sent.mine:  # another process is about it, or was: what it says counts
             return False
         late = utcnow() - sent.created_at > _PATIENCE
         passes = said.meaning in (Meaning.LIMITED, Meaning.UNKNOWN) and not _is_final(error)

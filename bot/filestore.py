@@ -98,9 +98,16 @@ class SentFiles:
     async def renew(self, sent: SentFile) -> None:
         await self._set(sent, until=self._clock() + _CLAIM)
 
-    async def uploaded(self, sent: SentFile, file_id: str) -> None:
-        """Slack has the content; sharing comes next."""
-        await self._set(sent, file_id=file_id, state="uploaded", until=self._clock() + _CLAIM)
+    async def uploaded(self, sent: SentFile, file_id: str) -> bool:
+        """Slack has the content; sharing comes next. False: it took so long that another process is, or was, about it.
+
+        That one has put the content there anew, and shares that.
+        """
+        values: dict[str, Any] = {"file_id": file_id, "state": "uploaded", "until": self._clock() + _CLAIM}
+        ours = sa.update(files).where(*_is(sent.turn_id, sent.tool_id), _OPEN, files.c.owner == self._owner)
+        async with self._database.transaction() as connection:
+            noted = await connection.execute(ours.values(**values).returning(files.c.tool_id))
+            return noted.one_or_none() is not None
 
     async def settle(self, sent: SentFile, error: str | None) -> None:
         """It is in the thread, or never will be."""

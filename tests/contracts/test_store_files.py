@@ -125,6 +125,27 @@ async def test_one_process_at_a_time_carries_a_file(db: Database, store: Store) 
     assert await one.abandoned() == []
 
 
+async def test_a_process_that_stood_still_does_not_take_its_file_back(db: Database, store: Store) -> None:
+    turn_id, clock = await asked(store), Clock()
+    one, other = SentFiles(db, "one", clock), SentFiles(db, "other", clock)
+    mine = await one.claim(turn_id, "t1", CHART)
+    assert mine is not None
+    clock.now += timedelta(seconds=30)  # its content reaches Slack meanwhile
+    theirs = await other.claim(turn_id, "t1")
+    assert theirs is not None
+    assert theirs.mine
+    assert await other.uploaded(theirs, "F2")
+    assert not await one.uploaded(mine, "F1")
+    known = await one.claim(turn_id, "t1")
+    assert known is not None
+    assert (known.mine, known.file_id) == (False, "F2")
+    await other.settle(theirs, None)
+    assert not await one.uploaded(mine, "F1")
+    known = await one.claim(turn_id, "t1")
+    assert known is not None
+    assert (known.state, known.file_id) == ("shared", "F2")
+
+
 async def test_where_one_process_has_the_database_a_dead_ones_claim_counts_for_nothing(tmp_path: Path) -> None:
     dsn = f"sqlite://{tmp_path}/db.sqlite"
     await schema.migrated(dsn)

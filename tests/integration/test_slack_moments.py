@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from slack_sdk.web.async_client import AsyncWebClient
 from slackdoor import Flow, Start
+from unit.sessions.scripted import Process
 from waiting import until
 
+from bot import couriers
 from bot.access import Facts, Verdict
+from bot.filestore import SentFile, SentFiles, files
 from bot.held import Held
 from bot.store import CaughtUp
+from bot.upload import put, share
+from sessions.types import TurnId
+from worklets.events import Text, ToolStarted
+from worklets.files import SEND_FILE
 
 
 async def caught_up(flow: Flow) -> None:
@@ -86,3 +97,65 @@ async def test_what_follows_a_call_that_another_process_keeps_comes_after_it(
     process = await flow.process("HOLD on")
     process.answer("done")
     await until(lambda: [text for _, text in process.prompts] == ["HOLD on", "and mine"])
+
+
+# ---- files that Claude sends -------------------------------------------------------------------------------------
+
+
+def hand_over(path: Path, worklet: str, tool_id: str) -> Path:
+    place = path / "worklets" / worklet / "run" / "outgoing" / tool_id
+    place.mkdir(parents=True)
+    (place / "content").write_bytes(b"not quite a picture")
+    (place / "meta.json").write_text(json.dumps({"name": "chart.png", "size": 19}))
+    return place
+
+
+def reply_in(place: Path) -> Any:
+    reply = place / "reply.json"
+    return json.loads(reply.read_text()) if reply.exists() else None
+
+
+def pictures(flow: Flow, ts: str) -> list[str]:
+    return [file["name"] for message in flow.slack.messages("#general", ts) for file in message.get("files", [])]
+
+
+async def at_work(flow: Flow) -> tuple[str, Process]:
+    ts = await flow.slack.post("maya", "#general", "@flow HOLD")
+    process = await flow.process("HOLD")
+    process.say(Text("Drawing."))
+    await flow.shows("#general", ts, "Drawing.")
+    return ts, process
+
+
+async def taken_over(flow: Flow, client: AsyncWebClient, ts: str, name: str, content: bytes) -> None:
+    """By a process to which it looked as if this one had died: it shows the file."""
+    other = SentFiles(flow.db, "another process")
+    async with flow.db.read() as connection:
+        (row,) = (await connection.execute(sa.select(files))).all()
+    sent: SentFile | None = await other.claim(TurnId(row.turn_id), row.tool_id)
+    assert sent is not None
+    file_id = await put(client, name, content)
+    assert await other.uploaded(sent, file_id)
+    await share(client, flow.slack.channel("#general").id, ts, file_id, name)
+    await other.settle(sent, None)
+
+
+@pytest.mark.parametrize("gone", [False, True])
+async def test_a_file_that_another_process_took_over_is_shown_once_and_called_shown(
+    flow: Flow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: bool
+) -> None:
+    ts, process = await at_work(flow)
+
+    async def slowly(client: AsyncWebClient, name: str, content: bytes) -> str:
+        monkeypatch.setattr(couriers, "put", put)
+        file_id = await put(client, name, content)
+        await taken_over(flow, client, ts, name, content)
+        if gone:
+            raise FileNotFoundError
+        return file_id
+
+    monkeypatch.setattr(couriers, "put", slowly)
+    process.say(ToolStarted("t1", SEND_FILE, {"path": "chart.png"}))
+    place = hand_over(tmp_path, process.name, "t1")
+    assert await until(lambda: reply_in(place)) == {"error": None}
+    assert pictures(flow, ts) == ["chart.png"]
