@@ -100,7 +100,8 @@ class Prompts:
         if turn is None:
             return False
         running = await self._store.next_turn(turn.session_id)
-        if running is not None and running.started_at is not None:
+        # It may have begun in this moment, and is not to be interrupted for its own sake.
+        if running is not None and running.id != turn.id and running.started_at is not None:
             await self._halting.interrupt(turn.session_id, by, only=running.id)
         await self._tasks.ring_all(turn.session_id)
         return True

@@ -270,3 +270,24 @@ async def test_a_stop_in_the_moment_in_which_its_turn_begins_ends_it(
     async with asyncio.timeout(20):
         assert await heart.sessions.stop(asked.session.id, "U2")
     assert await heart.settled(asked) == Interrupted("U2")
+
+
+async def test_now_does_not_interrupt_the_turn_that_it_was_said_of_and_that_begins_in_that_moment(
+    heart: Heart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = await heart.ask("HOLD one")
+    process = await heart.process(asked)
+    waits = await heart.ask("HOLD two")
+    edits, hurry = heart.sessions.store.edits, heart.sessions.store.edits.hurry
+
+    async def late(turn_id: TurnId) -> Turn | None:
+        turn = await hurry(turn_id)
+        process.answer("one is done")
+        await heart.process(waits)
+        return turn
+
+    monkeypatch.setattr(edits, "hurry", late)
+    assert await heart.sessions.hurry(waits.turn.id, "U2")
+    assert "Stopping" not in heart.kinds(waits.turn.id)
+    (await heart.process(waits)).answer("two is done")
+    assert await heart.settled(waits) == Done()
