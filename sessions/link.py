@@ -40,6 +40,7 @@ class Link:
         self._permitted: Permissions | None = None  # the rules that it follows, as far as they are known
         self._recorded: Permissions | None = None  # as they were last worked out: what the audit goes by
         self._permitting = asyncio.Lock()  # one after the other, so that the last word is the newest
+        self._choosing = asyncio.Lock()  # so too
         self.rested = False  # no process of Claude's is waited for: the worklet is all there is
         self._untouched = session.state is SessionState.NEW  # nothing of its name exists but the row
         self._shared = shared
@@ -113,16 +114,21 @@ class Link:
                 log.warning("git goes by a person's id", user=user_id, error=repr(error))
         await self._shared.host.introduce(self.session.worklet, name, email)
 
-    async def choose_model(self) -> None:
-        """Has the process answer with the session's model. Raises AgentGone, AgentRefused with the CLI's words."""
-        model, agent = self.session.model, self.agent
-        if model is None or model == self._model or agent is None:
-            return
-        try:
-            await agent.request("set_model", model=model)
-        except TimeoutError as error:
-            raise AgentGone("Claude's process does not answer.") from error
-        self._model = model
+    async def choose_model(self, chosen: str | None = None) -> None:
+        """Has the process answer with the session's model, or with what is `chosen` for it just now.
+
+        Raises AgentGone, AgentRefused with the CLI's words.
+        """
+        async with self._choosing:
+            model, agent = chosen or self.session.model, self.agent
+            if model is None or (chosen is None and model == self._model) or agent is None:
+                return
+            self._model = None  # until it has answered, it may be either
+            try:
+                await agent.request("set_model", model=model)
+            except TimeoutError as error:
+                raise AgentGone("Claude's process does not answer.") from error
+            self._model = model if agent is self.agent else None
 
     async def _permissions(self) -> Permissions:
         policy, rules = self._shared.policy, self._shared.store.asks.rules

@@ -116,7 +116,17 @@ class LiveSession:
     def configured(self, session: Session) -> None:
         """Its model or mode has been set in the table."""
         if self._link is not None:
-            self._link.session = replace(self._link.session, mode=session.mode, mode_before=session.mode_before)
+            self._link.session = replace(
+                self._link.session, model=session.model, mode=session.mode, mode_before=session.mode_before
+            )
+
+    async def choose_model(self, chosen: str | None = None) -> None:
+        """The process, if there is one, is to answer with the session's model, or with what is `chosen` just now.
+
+        Raises AgentGone, AgentRefused.
+        """
+        if self._link is not None:
+            await self._link.choose_model(chosen)
 
     async def permit(self, *, mode: bool) -> bool:
         """The running process is to follow the session's rules, and its `mode`, as they are now, if it can.

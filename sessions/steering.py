@@ -11,7 +11,7 @@ from sessions.errors import SessionBusy
 from sessions.livetasks import LiveTasks
 from sessions.store import Store
 from sessions.types import Session, SessionId, TurnId
-from worklets.errors import AgentGone
+from worklets.errors import AgentGone, AgentRefused
 
 log = get_logger(__name__)
 
@@ -38,10 +38,18 @@ class Steering:
         Raises AgentRefused (nothing is changed then), SessionNotFound, StoreUnavailable.
         """
         try:
-            await self.ask_agent(session_id, "set_model", model=model)
-        except (AgentGone, TimeoutError) as error:
+            if live := self._tasks.get(session_id):
+                await live.choose_model(model)
+        except AgentGone as error:
             log.info("the model is set with the next prompt", session=session_id, why=repr(error))
-        return await self.controls.configure(session_id, model=model)
+        session = await self.controls.configure(session_id, model=model)
+        if live := self._tasks.get(session_id):
+            live.configured(session)
+            try:
+                await live.choose_model()  # a process that has begun meanwhile was told the model of before
+            except (AgentGone, AgentRefused) as error:
+                log.info("the model is set with the next prompt", session=session_id, why=repr(error))
+        return session
 
     async def fork(self, session_id: SessionId, source_id: str, by: str) -> Session:
         """A session of its own that goes on from here, on a copy of the workspace. It has no thread: see `opened`.

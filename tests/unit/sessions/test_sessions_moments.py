@@ -291,3 +291,70 @@ async def test_now_does_not_interrupt_the_turn_that_it_was_said_of_and_that_begi
     assert "Stopping" not in heart.kinds(waits.turn.id)
     (await heart.process(waits)).answer("two is done")
     assert await heart.settled(waits) == Done()
+
+
+def chosen(heart: Heart, asked: Submitted) -> list[str]:
+    """The models that the session's process was told."""
+    process = heart.host.processes[asked.session.worklet]
+    return [fields["model"] for subtype, fields in process.asked if subtype == "set_model"]
+
+
+async def test_a_process_that_begins_while_a_model_is_chosen_answers_with_it(
+    heart: Heart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = await heart.ask("one", model="haiku")
+    await heart.settled(asked)
+    assert await heart.sessions.sleep(asked.session.id)
+    configure = heart.sessions.controls.configure
+
+    async def late(session_id: SessionId, **columns: str | None) -> Session:
+        await heart.process(await heart.ask("HOLD two"))
+        return await configure(session_id, **columns)
+
+    monkeypatch.setattr(heart.sessions.controls, "configure", late)
+    assert (await heart.sessions.choose_model(asked.session.id, "opus")).model == "opus"
+    assert chosen(heart, asked) == ["haiku", "opus"]
+
+
+@pytest.mark.parametrize("running", [False, True])
+async def test_a_turn_that_begins_while_a_model_is_chosen_does_not_go_back_to_the_one_before(
+    heart: Heart, monkeypatch: pytest.MonkeyPatch, running: bool
+) -> None:
+    asked = await heart.ask("one", model="haiku")
+    await heart.settled(asked)
+    if not running:
+        assert await heart.sessions.sleep(asked.session.id)
+    configure, introduce = heart.sessions.controls.configure, heart.host.introduce
+    begun, free = asyncio.Event(), asyncio.Event()
+
+    async def slowly(*who: str) -> None:  # between the look at the table and the choice of the model
+        begun.set()
+        await free.wait()
+        await introduce(*who)
+
+    async def late(session_id: SessionId, **columns: str | None) -> Session:
+        coming.append(await heart.ask("HOLD two"))
+        await begun.wait()
+        return await configure(session_id, **columns)
+
+    coming: list[Submitted] = []
+    monkeypatch.setattr(heart.host, "introduce", slowly)
+    monkeypatch.setattr(heart.sessions.controls, "configure", late)
+    await heart.sessions.choose_model(asked.session.id, "opus")
+    free.set()
+    await heart.process(coming[0])
+    assert chosen(heart, asked)[-1] == "opus"
+
+
+async def test_a_choice_that_a_turn_overtakes_is_made_again(heart: Heart, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = await heart.ask("one", model="haiku")
+    await heart.settled(asked)
+    configure = heart.sessions.controls.configure
+
+    async def late(session_id: SessionId, **columns: str | None) -> Session:
+        await heart.process(await heart.ask("HOLD two"))  # tells the process the model of before
+        return await configure(session_id, **columns)
+
+    monkeypatch.setattr(heart.sessions.controls, "configure", late)
+    await heart.sessions.choose_model(asked.session.id, "opus")
+    assert chosen(heart, asked) == ["haiku", "opus", "haiku", "opus"]
