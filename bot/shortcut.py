@@ -115,14 +115,6 @@ async def start(door: Door, view: dict[str, Any], user_id: str) -> dict[str, str
         return {"where": _UNKNOWN}
     if not verdict.allowed:
         return {"where": door.access.sentence(verdict)}
-    session = await door.sessions.find(thread) if thread.thread_ts is not None else None
-    if session is not None and (wanted.repository or wanted.template):
-        return {"repository" if wanted.repository else "template": _NEWER}
-    if wanted.mode is not None:
-        before = door.sessions.policy.mode_of(session) if session is not None else door.sessions.policy.mode
-        turns = await door.sessions.turns(session.id) if session is not None else []
-        if why := door.answerers.loosening_refusal(before, wanted.mode, turns, user_id):
-            return {"mode": await door.people.readable(why)}
     prompt = Prompt(
         thread, f"view:{view['id']}", door.ts(), user_id, wanted.text, True, wanted.repository, wanted.branch,
         wanted.model, wanted.mode, wanted.template, wanted.startup_script,
@@ -134,6 +126,15 @@ async def start(door: Door, view: dict[str, Any], user_id: str) -> dict[str, str
         return {"template": error.sentence()}
     except _Unread:
         return {"bring": _UNREAD}
+    # Not before: while a thread is read somebody else may have called Flow into it.
+    session = await door.sessions.find(thread) if thread.thread_ts is not None else None
+    if session is not None and (wanted.repository or wanted.template):
+        return {"repository" if wanted.repository else "template": _NEWER}
+    if wanted.mode is not None:
+        before = door.sessions.policy.mode_of(session) if session is not None else door.sessions.policy.mode
+        turns = await door.sessions.turns(session.id) if session is not None else []
+        if why := door.answerers.loosening_refusal(before, wanted.mode, turns, user_id):
+            return {"mode": await door.people.readable(why)}
     if session is not None:
         await _set(door, session, wanted, user_id)
     submitted = await door.sessions.submit(prompt)

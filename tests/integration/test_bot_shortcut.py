@@ -15,7 +15,7 @@ from githost import git
 from slackdoor import Flow
 from waiting import until
 
-from bot import branchsearch
+from bot import branchsearch, shortcut
 from bot.branchsearch import BranchSearch
 from bot.repositories import Catalog
 from bot.shortcut import start as begin
@@ -257,6 +257,27 @@ async def test_a_session_that_is_there_goes_on_with_what_is_asked(flow: Flow) ->
     assert session.model == "haiku"
     assert len(await flow.sessions.turns(session.id)) == 2
     assert "flow: hello" in asked(flow)[1], "its own words can be pointed at"
+
+
+async def test_a_session_that_begins_while_the_thread_is_read_counts(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ts = await flow.slack.post("maya", "#general", "hello " * 2000)  # too long for a modal: it is read once more
+    read = shortcut._read
+
+    async def overtaken(*given: Any) -> list[dict[str, Any]]:
+        found = await read(*given)
+        await flow.slack.post("maya", "#general", "@flow mine", thread_ts=ts)
+        await flow.shows("#general", ts, "[Retry]")
+        return found
+
+    monkeypatch.setattr(shortcut, "_read", overtaken)
+    await flow.slack.shortcut("jonas", "flow_message", ts)
+    await modal(flow, "jonas")
+    wrong = await flow.slack.submit("jonas", {"text": "shorter", "repository": "https://host/a/b.git"})
+    assert isinstance(wrong.ack, dict)
+    assert "has a session already" in wrong.ack["errors"]["repository"]
+    assert len(await flow.sessions.list()) == 1
 
 
 async def test_branches_stay_known_while_a_login_cannot_be_had(search: BranchSearch, tmp_path: Path) -> None:
