@@ -1,4 +1,4 @@
-"""What the runtime tells of worklets, passed on to who should know: the log, the thread, the reaper.
+"""What the runtime tells of worklets, passed on to who should know: the log, the figures, the reaper.
 
 News come in faster than they can be acted on where a worklet means harm: of each kind, only the newest of a worklet
 waits.
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Self
 from bot.tasks import Tasks
 from config.errors import FlowError
 from config.logging import get_logger
-from config.units import format_size
 from worklets.news import News
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ class Watching:
     def __init__(self, runtime: Runtime, monitor: Monitor, sessions: Sessions, reaper: Reaper) -> None:
         self._runtime, self._monitor, self._sessions, self._reaper = runtime, monitor, sessions, reaper
         self._waiting: dict[tuple[str, str], News] = {}
-        self._told: dict[str, float] = {}  # when it was told that memory ran out, by worklet
+        self._told: dict[str, float] = {}  # when the log was told that memory ran out, by worklet
         self._bell = asyncio.Event()
         self._tasks = Tasks("watching")
 
@@ -97,22 +96,17 @@ class Watching:
         await self._reaper.ended(news.worklet)
 
     async def _ran_out(self, news: News) -> None:
+        """The thread is told by its relay (worklets/relay/scarcity.py)."""
         if not self._is_news(news.worklet):
             return
         session = await self._reaper.session_of(news.worklet)
         log.warning("memory ran out in a worklet", worklet=news.worklet, session=session.id if session else None)
-        if session is not None:
-            self._sessions.remark(session.id, out_of_memory(self._limit(news.worklet)))
 
     def _is_news(self, worklet: str) -> bool:
-        """A program that eats memory may do so again and again: it is told of once a minute."""
+        """A program that eats memory may do so again and again: the log has it once a minute."""
         now = time.monotonic()
         self._told = {name: at for name, at in self._told.items() if now - at < _QUIET}
         return self._told.setdefault(worklet, now) == now
-
-    def _limit(self, worklet: str) -> int | None:
-        reading = self._monitor.readings().get(worklet)
-        return reading.stats.memory_limit if reading is not None else None
 
 
 async def tell_silence(client: AsyncWebClient, session: Session) -> None:
@@ -136,9 +130,3 @@ async def tell_silence(client: AsyncWebClient, session: Session) -> None:
             await asyncio.sleep(why.seconds)
         else:
             return
-
-
-def out_of_memory(limit: int | None) -> str:
-    """What the thread reads. `limit` in bytes."""
-    memory = f"its memory ({format_size(limit)}) was used up" if limit else "its memory was used up"
-    return f"A process in the worklet was ended, because {memory}."

@@ -24,7 +24,9 @@ async def test_a_worklet_is_watched_from_outside_until_it_ends(world: World) -> 
     await world.program.start(FLOW_WORKLET_MEMORY="640m")
     ts = await world.slack.post("maya", "general", f"@Flow SAY hello\nBASH {EATS}\nHOLD here\nSAY the end")
     await world.model.held("here")
-    await world.see(ts, "its memory (640 MiB) was used up")
+    said = await world.see(ts, "its memory is full (640 MiB)")
+    assert said.count("⚠️") == 1
+    await until(lambda: _has_run_out(world), what="the engine's word of it")
     rows = await _the_commands(world)
     await _the_metrics(world)
     world.model.release("here")
@@ -106,7 +108,7 @@ def _documented() -> set[str]:
 
 async def _its_end(world: World, row: dict[str, Any]) -> None:
     """Of an idle worklet, which nobody talks to: its session sleeps, and the log says why."""
-    values = {(s.name, tuple(s.labels.values())): s.value for f in plain(await _scrape(world)) for s in f.samples}
+    values = await _values(world)
     assert values["flow_turn_seconds_count", ("done",)] == 1
     (container,) = listed("ps", "-q", "--filter", f"name={row['worklet']}")
     subprocess.run(["docker", "kill", container], capture_output=True, check=True)
@@ -120,6 +122,14 @@ async def _its_end(world: World, row: dict[str, Any]) -> None:
     assert "no worklet now" in logs.stdout
 
 
+async def _values(world: World) -> dict[tuple[str, tuple[str, ...]], float]:
+    return {(s.name, tuple(s.labels.values())): s.value for f in plain(await _scrape(world)) for s in f.samples}
+
+
+async def _has_run_out(world: World) -> bool:
+    return (await _values(world)).get(("flow_worklet_ends_total", ("oom",))) == 1
+
+
 async def _has_ended(world: World) -> bool:
-    values = {(s.name, tuple(s.labels.values())): s.value for f in plain(await _scrape(world)) for s in f.samples}
+    values = await _values(world)
     return values["flow_worklet_ends_total", ("exit",)] == 1 and values["flow_worklets_running", ()] == 0

@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 from waiting import until
 
-from bot.watching import Watching, out_of_memory
+from bot.watching import Watching
 from sessions.errors import StoreUnavailable
 from worklets.monitor import Monitor
 from worklets.news import News, Tell
@@ -22,7 +22,6 @@ class Parts:
 
     def __init__(self) -> None:
         self.tell: Tell = lambda _: None
-        self.remarks: list[tuple[str, str]] = []
         self.ends: list[str] = []
         self.rings = 0
         self.down = False
@@ -31,10 +30,6 @@ class Parts:
     async def watch(self, tell: Tell) -> None:
         self.tell = tell
         await asyncio.Event().wait()
-
-    def remark(self, session_id: str, text: str) -> bool:
-        self.remarks.append((session_id, text))
-        return True
 
     def is_live(self, session_id: str) -> bool:
         return session_id not in self.elsewhere
@@ -59,20 +54,18 @@ async def parts() -> AsyncIterator[tuple[Parts, Monitor]]:
         yield made, monitor
 
 
-async def test_memory_that_runs_out_is_told_in_the_thread_with_the_limit(parts: tuple[Parts, Monitor]) -> None:
+async def test_memory_that_runs_out_is_counted_and_told_in_the_log(parts: tuple[Parts, Monitor]) -> None:
     made, monitor = parts
-    monitor.gauge("w1").note({"cpu": 1, "memory": 1, "pids": 1, "memory_limit": 2 << 30})
-    made.tell(News("oom", "w1"))
-    made.tell(News("oom", "w2"))
-    made.tell(News("oom", "nobody's"))
-    await until(lambda: len(made.remarks) == 2)
-    assert made.remarks == [("session of w1", out_of_memory(2 << 30)), ("session of w2", out_of_memory(None))]
-    assert "(2 GiB)" in out_of_memory(2 << 30)
-    assert monitor.ends == {"oom": 3}
+    with capture_logs() as logs:
+        made.tell(News("oom", "w1"))
+        made.tell(News("oom", "nobody's"))
+        await until(lambda: len(logs) == 2)
+    assert [(line["worklet"], line["session"]) for line in logs] == [("w1", "session of w1"), ("nobody's", None)]
+    assert monitor.ends == {"oom": 2}
     assert made.ends == []
 
 
-async def test_a_worklet_that_eats_memory_again_and_again_is_counted_and_told_of_once(
+async def test_a_worklet_that_eats_memory_again_and_again_is_counted_and_logged_once(
     parts: tuple[Parts, Monitor],
 ) -> None:
     made, monitor = parts
@@ -83,7 +76,6 @@ async def test_a_worklet_that_eats_memory_again_and_again_is_counted_and_told_of
         made.tell(News("missed"))
         await until(lambda: made.rings)
     assert monitor.ends["oom"] == 50
-    assert len(made.remarks) == 1
     assert len([line for line in logs if "memory ran out" in line["event"]]) == 1
 
 
