@@ -250,15 +250,25 @@ class Reactions:
                 mark.kept = True
                 await self._store.keep(mark.turn_id, mark.channel, mark.ts, others | {step.name})
             if mark.wanted == step.name:  # else something else has become true meanwhile
-                mark.maybe.add(step.name)
-                await self._call(mark, step)
-                mark.maybe.discard(step.name)
+                await self._add(mark, step)
                 mark.shown.add(step.name)
         else:
             assert mark.shown is not None
             await self._call(mark, step)
             mark.shown.discard(step.name)
             mark.maybe.discard(step.name)
+
+    async def _add(self, mark: _Mark, step: _Step) -> None:
+        """What Slack refuses is not there by this call; by an earlier one it may be."""
+        before = set(mark.maybe)
+        mark.maybe.add(step.name)
+        try:
+            await self._call(mark, step)
+        except Exception as error:
+            if refusal(error).meaning is not Meaning.UNKNOWN:
+                mark.maybe = before
+            raise
+        mark.maybe.discard(step.name)
 
     async def _call(self, mark: _Mark, step: _Step) -> None:
         self._allowances[step.do].spend(self._clock())
@@ -271,8 +281,6 @@ class Reactions:
 
     def _failed(self, mark: _Mark, step: _Step, error: Exception) -> None:
         said = refusal(error)
-        if said.meaning is not Meaning.UNKNOWN and step.do == "add":
-            mark.maybe.discard(step.name)
         if said.meaning is Meaning.LIMITED:
             self._held[step.do] = self._clock() + said.seconds
             return

@@ -222,6 +222,22 @@ async def test_what_an_earlier_process_noted_need_not_stand_there(world: World, 
     await until(lambda: world.slack.on("1.000000") == [DONE] and not len(world.reactions))
 
 
+async def test_what_slack_holds_back_says_nothing_of_what_stands_there_from_before(world: World) -> None:
+    session, turn = await world.asked()
+    for event in (Queued(0), Started()):
+        world.reactions.observe(session, turn, event)
+    await world.later(when=lambda: world.slack.on("1.000000") == [WORKING])
+    world.slack.calls.clear()
+    world.slack.fails.append(refused("ratelimited"))
+    world.reactions = world.start(age=60.0)
+    for event in (Queued(0), Started()):
+        world.reactions.observe(session, turn, event)
+    await world.later(when=lambda: world.slack.calls == [("add", WORKING)])
+    world.reactions.observe(session, turn, Settled(Done()))
+    await world.later(60, when=lambda: not len(world.reactions))
+    assert world.slack.on("1.000000") == [DONE]
+
+
 async def test_a_process_that_dies_before_the_last_reaction_leaves_it_to_the_next(world: World) -> None:
     session, turn = await world.asked()
     await ReactionStore(world.db).keep(turn.id, "C1", "1.000000", {WORKING, DONE})  # and it was killed
