@@ -102,8 +102,8 @@ class ModelGateway:
     ) -> None:
         """Listens at `run_dir/gateway.sock` for the worklet `name`. Raises OSError.
 
-        A door that stands there already is left as it is, with the requests that pass through it; one without a
-        `worklet_id` gets it. `grants` count from its next request on.
+        A door that stands there already is left as it is, with the requests that pass through it; one whose socket was
+        taken away is made anew. `worklet_id` and `grants` count from its next request on; None: what was said last.
         """
         async with self._turn(name):
             await self._open(name, run_dir, worklet_id, grants)
@@ -112,10 +112,13 @@ class ModelGateway:
         self, name: str, run_dir: Path, worklet_id: str | None = None, grants: Mapping[str, Any] | None = None
     ) -> None:
         door = self._doors.get(name)
+        if door is not None and grants is None:  # also of one that the agent took away: they tighten what it reaches
+            grants = door.grants
+        given = dict(grants or {})
+        worklet_id = worklet_id or (door.worklet_id if door else None)
         if door is not None and not door.stands(run_dir):
             await self._close(name)
             door = None
-        worklet_id = worklet_id or (door.worklet_id if door else None)
         try:
             if self._store is not None and worklet_id is not None:
                 # Before the socket: what Claude starts, with the model's first answer, has its token.
@@ -126,11 +129,13 @@ class ModelGateway:
             if door is None and self._store is not None:  # nobody closes a door that is not there
                 await self._store.tokens.drop(run_dir)
             raise
-        door.worklet_id = worklet_id
-        if grants is not None:
-            door.grants = dict(grants)
+        ways = ways_out(name, given)
         if self._egress is not None:
-            for beside, (directory, grant) in ways_out(name, door.grants).items():
+            for gone in ways_out(name, door.grants).keys() - ways.keys():
+                await self._egress.close(gone)
+        door.worklet_id, door.grants = worklet_id, given
+        if self._egress is not None:
+            for beside, (directory, grant) in ways.items():
                 await self._egress.open(beside, directory, grant)
             await self._egress.open(name, run_dir, grant_of(door.grants, EGRESS))
         if self._beyond is not None:
@@ -141,8 +146,7 @@ class ModelGateway:
         async with self._turn(name):
             door = self._doors.get(name)
             if door is not None and door.grants.get(subject) == was:
-                door.grants = {**door.grants, subject: value}
-                await self._open(name, door.run_dir)
+                await self._open(name, door.run_dir, grants={**door.grants, subject: value})
 
     async def _made(self, name: str, run_dir: Path) -> Door:
         from worklets.gatewaydoor import Door, Traffic, is_to_store
@@ -206,9 +210,11 @@ class ModelGateway:
             for one in (name, *(ways_out(name, self._doors[name].grants) if name in self._doors else ())):
                 await self._egress.close(one)
         if door := self._doors.pop(name, None):
-            if self._store is not None:
-                await self._store.tokens.drop(door.run_dir)
-            await door.close()
+            try:
+                if self._store is not None:
+                    await self._store.tokens.drop(door.run_dir)
+            finally:
+                await door.close()  # nobody else does any more
 
     async def limit(self, name: str, dollars: float | None, spent: float = 0.0, of: str = "") -> None:
         """See `Doors.limit`. What is on its way goes on."""

@@ -15,6 +15,7 @@ from listening import unix_listeners
 
 from worklets.egress import EgressPolicy
 from worklets.egressdial import Dialer
+from worklets.egressdoors import Egress
 from worklets.egressproxy import EgressDoor, Tally
 from worklets.gateclient import Way
 from worklets.gatelink import Links
@@ -26,6 +27,8 @@ from worklets.sidecardoor import _Sidecar
 from worklets.sockets import short_path
 
 Listen = Callable[[Path], Awaitable[None]]
+W = "5f0c3d0e-0000-4000-8000-000000000001"
+OPEN = {"mode": "open", "hosts": [], "deny": [], "deny_networks": [], "ask": [], "ask_wait": 1.0, "ports": [443]}
 
 
 async def well(_: web.BaseRequest) -> web.StreamResponse:
@@ -94,7 +97,7 @@ async def test_a_door_that_is_opened_twice_at_once_is_one(tmp_path: Path) -> Non
 async def test_no_token_is_kept_for_a_door_that_is_given_up_while_it_is_written(tmp_path: Path) -> None:
     store = StoreDoor(tmp_path)
     gateway = ModelGateway("http://model.invalid", None, Identity.load(tmp_path), store)
-    opening = asyncio.create_task(gateway.open("w", tmp_path, "5f0c3d0e-0000-4000-8000-000000000001"))
+    opening = asyncio.create_task(gateway.open("w", tmp_path, W))
     await asyncio.sleep(0)
     assert store.tokens._kept
     opening.cancel()
@@ -102,6 +105,56 @@ async def test_no_token_is_kept_for_a_door_that_is_given_up_while_it_is_written(
         await opening
     assert not store.tokens._kept
     assert not gateway.doors()
+    await gateway.aclose()
+
+
+async def test_a_door_whose_end_is_cut_off_while_its_token_goes_is_closed(tmp_path: Path) -> None:
+    before = unix_listeners()
+    store = StoreDoor(tmp_path)
+    gateway = ModelGateway("http://model.invalid", None, Identity.load(tmp_path), store)
+    await gateway.open("w", tmp_path, W)
+    async with store.tokens._one_at_a_time:  # another's is being written
+        closing = asyncio.create_task(gateway.close("w"))
+        await asyncio.sleep(0)
+        assert not gateway.doors()
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+    assert not unix_listeners() - before
+    await gateway.aclose()
+
+
+async def test_a_door_that_is_made_anew_leads_no_further_than_before(tmp_path: Path) -> None:
+    egress = Egress()
+    await egress.configure(OPEN)
+    gateway = ModelGateway("http://model.invalid", None, Identity.load(tmp_path), None, egress)
+    bound = {"egress": {"within": [["example.org"]]}}
+    await gateway.open("w", tmp_path, W, bound)
+    (tmp_path / "gateway.sock").unlink()  # which the agent may do
+    await gateway.open("w", tmp_path)  # as a bot that has just begun says it of doors that it finds
+    assert (gateway.grants(), gateway.worklets()) == ({"w": bound}, {"w": W})
+    assert egress._policies["w"].refusal("elsewhere.example", 443)
+    (tmp_path / "gateway.sock").unlink()
+    await gateway.regrant("w", "thing", 1, None)
+    assert (gateway.grants(), gateway.worklets()) == ({"w": {**bound, "thing": 1}}, {"w": W})
+    assert egress._policies["w"].refusal("elsewhere.example", 443)
+    await gateway.aclose()
+
+
+async def test_a_sidecars_way_out_ends_with_its_grant(tmp_path: Path) -> None:
+    before = unix_listeners()
+    egress = Egress()
+    await egress.configure(OPEN)
+    gateway = ModelGateway("http://model.invalid", None, Identity.load(tmp_path), None, egress)
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    tracker = {"command": ["x"], "env": {}, "hosts": ["tracker.example"], "sidecar": str(beside)}
+    await gateway.open("w", tmp_path, None, {"mcp": {"tracker": tracker}})
+    assert len(unix_listeners() - before) == 3, "its door, its proxy, the sidecar's"
+    await gateway.open("w", tmp_path, None, {"mcp": {"tracker": {**tracker, "hosts": []}}})
+    assert len(unix_listeners() - before) == 2
+    await gateway.close("w")
+    assert not unix_listeners() - before
     await gateway.aclose()
 
 

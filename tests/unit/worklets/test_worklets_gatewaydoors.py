@@ -107,6 +107,17 @@ async def test_a_late_word_changes_nothing_that_was_said_since(bot: Bot, tmp_pat
     assert late.grants()["w"] == {"thing": 3, "other": 2, "another": 4}
 
 
+async def test_a_door_that_the_agent_took_away_is_as_it_was_when_the_next_bot_comes(bot: Bot, tmp_path: Path) -> None:
+    before, after, there = bot(), bot(), run_dir(tmp_path, "w")
+    await before.open("w", there, None, {"egress": {"within": [["example.org"]]}})
+    await before.aclose()
+    (there / "gateway.sock").unlink()
+    await after.open("v", run_dir(tmp_path, "v"))
+    await after.look()
+    assert (there / "gateway.sock").is_socket()
+    assert after.grants()["w"] == {"egress": {"within": [["example.org"]]}}
+
+
 async def test_a_new_process_is_told_of_doors_that_nobody_has_taken_up_yet(bot: Bot, tmp_path: Path) -> None:
     one = bot()
     await one.open("w", run_dir(tmp_path, "w"), None, {"thing": 1})
