@@ -58,9 +58,10 @@ class Links:
             pass
         finally:
             close(writer)
-        self._relied.pop(name, None)
         try:
-            await self.serve(name, run_dir)
+            async with self._one_at_a_time:  # until then it is called off by `drop`
+                self._relied.pop(name, None)
+                await self._serve(name, run_dir, starting=False)
         except OSError as error:
             log.warning("a worklet's sockets cannot be taken over", worklet=name, error=str(error))
 
@@ -70,18 +71,20 @@ class Links:
 
     async def drop(self, name: str) -> None:
         """Nobody listens there any more. Idempotent."""
-        if (task := self._relied.pop(name, None)) is not None:
-            task.cancel()
-        if (link := self._served.pop(name, None)) is not None:
-            await link.close()
+        async with self._one_at_a_time:  # else a link that does not listen at all its sockets yet would go on to
+            if (task := self._relied.pop(name, None)) is not None:
+                task.cancel()
+            if (link := self._served.pop(name, None)) is not None:
+                await link.close()
 
     async def aclose(self) -> None:
         """Another Flow that relied on us takes the sockets over."""
-        relied = list(self._relied.values())
-        for task in relied:
-            task.cancel()
-        await asyncio.gather(*relied, *(link.close() for link in self._served.values()), return_exceptions=True)
-        self._served.clear()
+        async with self._one_at_a_time:
+            relied = list(self._relied.values())
+            for task in relied:
+                task.cancel()
+            await asyncio.gather(*relied, *(link.close() for link in self._served.values()), return_exceptions=True)
+            self._served.clear()
 
 
 class _Link:
@@ -90,6 +93,7 @@ class _Link:
         self._wait = _RUNNING
         self._servers: dict[str, tuple[asyncio.Server, tuple[int, int] | None]] = {}
         self._carrying: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def listen(self, wait: float) -> None:
         """Anew, while what is carried goes on. `wait`: seconds until the worklet listens, at most. Raises OSError."""
@@ -109,6 +113,8 @@ class _Link:
         )
 
     async def close(self) -> None:
+        """For good. What was being accepted is closed when it arrives."""
+        self._closed = True
         for name in list(self._servers):
             self._shut(name)
         for task in list(self._carrying):
@@ -123,9 +129,13 @@ class _Link:
 
     def _begin(self, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """A task of our own: asyncio's server reports the end of one of its own that is cancelled as an error."""
+        if self._closed:
+            close(writer)
+            return
         task = asyncio.create_task(self._take(name, reader, writer))
         self._carrying.add(task)
         task.add_done_callback(self._carrying.discard)
+        task.add_done_callback(lambda _: close(writer))  # also where it was cancelled before it began
 
     async def _take(self, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -143,8 +153,6 @@ class _Link:
                 self._shut(name)
         except GateRefused as error:  # it may lack files or memory: the worklet is at work for all that
             log.warning("the gate refuses a worklet's socket", worklet=self._name, socket=name, error=str(error))
-        finally:
-            close(writer)
 
 
 async def _served(run_dir: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:

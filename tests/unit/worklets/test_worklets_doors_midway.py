@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from listening import unix_listeners
+from waiting import until
 
 from worklets.egress import EgressPolicy
 from worklets.egressdial import Dialer
@@ -212,6 +213,38 @@ async def test_a_door_that_finishes_can_be_cut_off_at_any_moment(turns: int, tmp
     await made.close()
     writer.close()
     await writer.wait_closed()
+
+
+@pytest.mark.parametrize("turns", range(1, 5))
+async def test_a_remote_worklet_that_goes_while_it_is_looked_for_leaves_nothing(turns: int, tmp_path: Path) -> None:
+    before = unix_listeners()
+    links = Links(Way(tmp_path))
+    serving = asyncio.create_task(links.serve("w", tmp_path, starting=True))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await links.drop("w")
+    await serving
+    assert not links.stands("w")
+    assert not unix_listeners() - before
+    await links.aclose()
+
+
+async def test_a_remote_worklet_that_goes_when_another_flow_has_is_not_taken_over(tmp_path: Path) -> None:
+    before = unix_listeners()
+    one, other = Links(Way(tmp_path)), Links(Way(tmp_path))
+    await one.serve("w", tmp_path)
+    await other.serve("w", tmp_path)
+    (relying,) = other._relied.values()
+    async with other._one_at_a_time:  # it looks for another worklet's
+        dropping = asyncio.create_task(other.drop("w"))
+        await asyncio.sleep(0)
+        await one.aclose()
+        await until(lambda: len(other._one_at_a_time._waiters or ()) == 2, what="it is about to listen itself")
+    await dropping
+    await asyncio.wait({relying})
+    assert not other.stands("w")
+    assert not unix_listeners() - before
+    await other.aclose()
 
 
 async def test_two_who_look_for_a_remote_worklet_at_once_listen_once(tmp_path: Path) -> None:
