@@ -92,8 +92,8 @@ class SidecarDoor:
         if found is not None and found.target == target and found.stands():
             return found
         if found is not None:
+            await found.close()  # not forgotten before: where this is cut off, the next request ends the rest
             self._sidecars.pop(key, None)
-            await found.close()
         made = _Sidecar(caller, name, target, self._start, self._greet)
         await made.listen()
         self._sidecars[key] = made  # not before: one that does not listen is made again with the next request
@@ -199,7 +199,7 @@ class _Sidecar:
         self._server = await sockets.serving(server)
 
     def stands(self) -> bool:
-        return sockets.place(self._directory, SOCKET) == self._place
+        return not self._closed and sockets.place(self._directory, SOCKET) == self._place
 
     async def close(self) -> None:
         """For good, with all its processes. Idempotent."""
@@ -210,8 +210,8 @@ class _Sidecar:
         for _, writer in self._waiting:
             writer.close()
         self._waiting.clear()
-        sessions, self._sessions = list(self._sessions.values()), OrderedDict()
-        await asyncio.gather(*(session.close() for session in sessions))
+        await asyncio.gather(*(session.close() for session in self._sessions.values()))
+        self._sessions.clear()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._closed:

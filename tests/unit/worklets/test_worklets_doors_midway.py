@@ -24,7 +24,7 @@ from worklets.gateway import ModelGateway
 from worklets.gatewaydoor import Door, Traffic
 from worklets.identity import Identity
 from worklets.kvdoor import StoreDoor
-from worklets.sidecardoor import _Sidecar
+from worklets.sidecardoor import SidecarDoor, _Sidecar
 from worklets.sockets import short_path
 
 Listen = Callable[[Path], Awaitable[None]]
@@ -184,6 +184,35 @@ async def test_what_a_request_begins_while_its_door_closes_ends_with_it(tmp_path
     assert ended == ["it"]
     writer.close()
     await writer.wait_closed()
+
+
+async def test_a_sidecar_whose_exchange_is_cut_off_is_ended_with_the_next_request(tmp_path: Path) -> None:
+    before = unix_listeners()
+    ends: dict[str, Callable[[], Awaitable[None]]] = {}
+    caller: Any = SimpleNamespace(name="w", tell=None, at_end=ends.__setitem__)
+    asked, go, ended = asyncio.Event(), asyncio.Event(), list[str]()
+
+    async def end() -> None:
+        asked.set()
+        await go.wait()
+        ended.append("it")
+
+    sidecars = SidecarDoor()
+    target = {"sidecar": str(tmp_path), "command": [], "env": {}}
+    first = await sidecars._sidecar(caller, "own", target)
+    session: Any = SimpleNamespace(close=end)
+    first._sessions["one"] = session
+    exchange = asyncio.create_task(sidecars._sidecar(caller, "own", {**target, "env": {"A": "b"}}))
+    await asked.wait()
+    exchange.cancel()  # whoever asked has left
+    with pytest.raises(asyncio.CancelledError):
+        await exchange
+    go.set()
+    assert await sidecars._sidecar(caller, "own", target) is not first, "also where the first one's target is back"
+    assert ended == ["it"]
+    for last in ends.values():
+        await last()
+    assert not unix_listeners() - before
 
 
 @pytest.mark.parametrize("turns", range(6))
