@@ -247,7 +247,7 @@ def profile_images(settings: Settings, identity: Identity, room: Room | None = N
         Prebuilt, settings.share_dir, identity.instance, engine_at(settings), keep=settings.images.keep,
         room=room or Room(settings.share_dir, settings.isolation.disk_reserve),
     )  # fmt: skip
-    return ProfileImages(settings.worklets.image, made(), made(made_of=browser_recipe))
+    return ProfileImages(settings.worklets.image, made(), made(made_of=browser_recipe, fetches=False))
 
 
 def _span(seconds: float | None) -> timedelta | None:

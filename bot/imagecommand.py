@@ -121,7 +121,9 @@ async def _build(made: ProfileImages, settings: Settings, args: argparse.Namespa
 def _require_base(settings: Settings, args: argparse.Namespace) -> None:
     from worklets.baseimages import OWN_BASE, is_allowed
 
-    if args.base is None and (args.pull or not args.browser):
+    if args.base is None and args.pull:
+        raise FlowError("Which base image is to be fetched?", suggestion="Name it; the usual one is made here.")
+    if args.base is None and not args.browser:
         raise FlowError("Which base image?", suggestion="Name one, or --browser for the usual image with a browser.")
     if args.base == OWN_BASE:
         raise FlowError(f"{OWN_BASE} is the usual image's base.", suggestion="`flow image build` makes that.")

@@ -12,7 +12,7 @@ import json
 import re
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,14 +29,20 @@ _STORE = _HERE.parent / "kvstore"
 BUILD_SECONDS = 3600.0
 _SILENT = 1800.0  # seconds that a build may say nothing
 _LAST = 3  # lines of a build that failed, in its sentence
+BASES = "Use one of Debian 12, Ubuntu 24.04 or newer, such as node:22-bookworm or python:3.12-bookworm."
+_BROWSER_NEEDS = "Chromium comes from Debian's packages (Ubuntu has none of it), the server from npm's registry."
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What an image is made from: files by name, the Dockerfile among them, and build arguments."""
+    """What an image is made from: files by name, the Dockerfile among them, and build arguments.
+
+    `needs`: a sentence for people about what can be under it, where it could not be built.
+    """
 
     files: Mapping[str, bytes]
     arguments: Mapping[str, str]
+    needs: str = BASES
 
     def fingerprint(self) -> str:
         """12 hex digits over all of it."""
@@ -59,7 +65,7 @@ class Recipe:
         """The same on another base image, whatever user and shell that one ends with."""
         head, found, rest = self.files["Dockerfile"].partition(b"\nFROM ${BASE}\n")
         dockerfile = head + found + b'USER root\nSHELL ["/bin/sh", "-c"]\n' + rest
-        return Recipe({**self.files, "Dockerfile": dockerfile}, {**self.arguments, "BASE": base})
+        return replace(self, files={**self.files, "Dockerfile": dockerfile}, arguments={**self.arguments, "BASE": base})
 
 
 def recipe() -> Recipe:
@@ -71,7 +77,7 @@ def browser_recipe() -> Recipe:
     """What is put on a worklet image for the MCP server playwright."""
     directory = _HERE / "image" / "browser"
     names = ("Dockerfile", "package.json", "package-lock.json")
-    return Recipe({name: (directory / name).read_bytes() for name in names}, {})
+    return Recipe({name: (directory / name).read_bytes() for name in names}, {}, _BROWSER_NEEDS)
 
 
 async def build(

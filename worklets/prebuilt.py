@@ -26,7 +26,7 @@ from worklets.engine import Engine, EngineAt
 from worklets.errors import ImageMissing, WorkletError
 from worklets.fetchedbases import Base, Fetched
 from worklets.imagebuild import BUILD_SECONDS, BuildFailed, Recipe, recipe
-from worklets.prebuiltimages import BaseUnfit, Image
+from worklets.prebuiltimages import BaseGone, BaseUnfit, Image
 from worklets.room import Room
 
 log = structlog.get_logger(__name__)
@@ -58,8 +58,8 @@ class Prebuilt:
     """One per program. `instance` names this Flow among others on the engine: each removes only what it made.
 
     `keep`: so many images stay that nobody uses, those used last; after a build also those used within `young` seconds,
-    of which a container may be about to be made. `clock` counts seconds. `room`: nothing is fetched or
-    built without any.
+    of which a container may be about to be made. `fetches` False: a base has to be here, it comes from no registry.
+    `clock` counts seconds. `room`: nothing is fetched or built without any.
     """
 
     def __init__(
@@ -71,13 +71,14 @@ class Prebuilt:
         keep: int = 3,
         young: float = 600.0,
         made_of: Callable[[], Recipe] = recipe,
+        fetches: bool = True,
         clock: Callable[[], float] = time.monotonic,
         room: Room | None = None,
     ) -> None:
         self._directory, self._instance = share_dir / "images", instance
         self._engine = Engine(docker_host, timeout=60.0)
         self._keep, self._young, self._made_of, self._clock = keep, young, made_of, clock
-        self._room = room or Room(share_dir)
+        self._fetches, self._room = fetches, room or Room(share_dir)
         self._builds: dict[str, _Build] = {}
         self._failed: dict[str, tuple[float, WorkletError]] = {}  # by key: until when it is not tried again, and why
         self._recipe: Recipe | None = None
@@ -141,10 +142,16 @@ class Prebuilt:
 
         Not those used within `young` seconds. Raises RuntimeUnavailable.
         """
+        gone, began = list_[Image](), time.time()
+        while some := await self._prune(self._keep if keep is None else keep, began - young):
+            gone += some  # those that they were made on are idle now
+        return gone
+
+    async def _prune(self, keep: int, since: float) -> list_[Image]:
         idle = [one for one in await self.list() if one.instance == self._instance and not one.busy]
-        since, gone = time.time() - young, []
-        for one in idle[self._keep if keep is None else keep :]:
-            if young and (one.used or 0.0) >= since:
+        gone = list_[Image]()
+        for one in idle[keep:]:
+            if (one.used or 0.0) >= since:
                 continue
             if (await asyncio.to_thread(self._used)).get(one.key) != one.used:
                 continue  # somebody has got it since: it was a while, others had to go first
@@ -232,7 +239,7 @@ class Prebuilt:
             started = time.monotonic()
             work = partial(
                 images.build, base=base, made_of=made_of, instance=self._instance, progress=progress,
-                fetched=self._record,
+                fetched=self._record if self._fetches else None,
             )  # fmt: skip
             key = await self._engine.call("build", work, timeout=BUILD_SECONDS)
             log.info("an image was made", base=base, key=key, seconds=round(time.monotonic() - started, 1))
@@ -244,7 +251,7 @@ class Prebuilt:
         if task.cancelled():
             return
         error = task.exception()
-        if isinstance(error, BaseUnfit | ImageMissing):
+        if isinstance(error, BaseUnfit | ImageMissing) and not isinstance(error, BaseGone):
             log.warning("an image could not be made", base=base, error=str(error))
             now = self._clock()
             self._failed = {one: told for one, told in self._failed.items() if told[0] > now}

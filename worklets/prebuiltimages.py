@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from worklets.engine import explanation
 from worklets.errors import ImageMissing, WorkletError
 from worklets.fetchedbases import Base, Fetched
-from worklets.imagebuild import LABEL, BuildFailed, Recipe, run_build
+from worklets.imagebuild import BASES, LABEL, BuildFailed, Recipe, run_build
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -34,7 +34,6 @@ for file in /lib/ld-musl-*; do [ -e "$file" ] && exit 90; done
 command -v apt-get >/dev/null && command -v dpkg >/dev/null || exit 91
 dpkg --compare-versions "$(dpkg-query -W -f '${Version}' libc6)" ge 2.36 || exit 92
 """
-_LIKE = "Use one of Debian 12, Ubuntu 24.04 or newer, such as node:22-bookworm or python:3.12-bookworm."
 _UNFIT = {
     90: "is made with musl (Alpine), and Claude Code needs glibc",
     91: "has no apt-get, with which Python, git and Node.js are installed",
@@ -47,14 +46,18 @@ _UNFIT = {
 class BaseUnfit(WorkletError):
     """Worklets cannot be built on that base image."""
 
-    suggestion = _LIKE
+    suggestion = BASES
+
+
+class BaseGone(ImageMissing):
+    """An image on which another is to be made is not there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
     """One of ours. `instance`: the Flow that made it. `used`: seconds since 1970; None: not since it is known.
 
-    `busy`: a container is made of it.
+    `busy`: a container is made of it, or another one of ours.
     """
 
     key: str
@@ -96,14 +99,20 @@ def build(
     made_of: Recipe,
     instance: str,
     progress: Callable[[str], None],
-    fetched: Callable[[Fetched], None] = lambda _: None,
+    fetched: Callable[[Fetched], None] | None = None,
 ) -> str:
-    """The key of the new image. `fetched` is told of a base image that was not here. Raises BaseUnfit, ImageMissing."""
-    if _id(client, base) is None and (new := pull(client, base)) is not None:
+    """The key of the new image. `fetched` is told of a base image that was not here; None: none is fetched.
+
+    Raises BaseUnfit, ImageMissing.
+    """
+    if fetched is not None and _id(client, base) is None and (new := pull(client, base)) is not None:
         fetched(new)
     id_ = _id(client, base)
     if id_ is None:
-        raise ImageMissing(f"The base image {base} is gone.", suggestion="Try again.")
+        raise BaseGone(
+            f"The image {base} is missing.",
+            suggestion="Build the usual one with `flow image build`; others are made when they are wanted again.",
+        )
     _check(client, base, id_, instance)
     wanted = made_of.on(id_)
     key = wanted.fingerprint()
@@ -112,7 +121,8 @@ def build(
         run_build(client, wanted, tag_of(key), labels, progress, _LOW)
     except BuildFailed as error:
         raise ImageMissing(
-            f"The image on {base} could not be built: {error}.", suggestion=f"Flow tries again in 5 minutes. {_LIKE}"
+            f"The image on {base} could not be built: {error}.",
+            suggestion=f"Flow tries again in 5 minutes. {made_of.needs}",
         ) from error
     return key
 
@@ -215,6 +225,10 @@ def _probe(client: DockerClient, image: str, instance: str) -> tuple[int, str]:
 def ours(client: DockerClient, used: dict[str, float]) -> list[Image]:
     rows = client.api.images(filters={"label": KEY_LABEL})
     in_use = {row["ImageID"] for row in client.api.containers(all=True)}
+    below = {row["Id"]: row["ParentId"] for row in client.api.images(all=True)}
+    for image in [row["Id"] for row in rows if row["RepoTags"]]:
+        while image := below.get(image):
+            in_use.add(image)
     found = []
     for row in rows:
         labels = row["Labels"] or {}

@@ -168,6 +168,7 @@ async def test_old_ones_go_when_a_new_one_is_made_and_those_in_use_stay(prebuilt
             return await there() == {first: True, third: False}
 
         await until(tidy, what=f"one idle one and the one in use, not {second}")
+        await tidied(prebuilt)  # it looks once more, and the one in use is about to be idle
     finally:
         docker("rm", container)
     assert {one.tag for one in await prebuilt.prune(0)} >= {first, third}
@@ -191,6 +192,43 @@ async def test_one_that_is_used_while_others_go_stays(tmp_path: Path, monkeypatc
     assert again == [older]
     assert older not in gone
     assert older in {one.tag for one in await made.list()}
+    await closed(made)
+
+
+@pytest.mark.docker
+async def test_one_on_which_another_is_made_stays_with_that(tmp_path: Path) -> None:
+    lower = Prebuilt(tmp_path, INSTANCE, made_of=lambda: made_of("RUN id -g > /lower"))
+    upper = Prebuilt(tmp_path, INSTANCE, made_of=lambda: made_of("RUN id -g > /upper"), fetches=False)
+    first = await lower.image(BASE, lambda _: None)
+    second = await upper.image(first, lambda _: None)
+    await tidied(upper)
+    await tidied(lower)
+    busy = {one.tag: one.busy for one in await lower.list()}
+    assert (busy[first], busy[second]) == (True, False)
+    container = docker("create", "--network=none", second, "true")
+    try:
+        assert not {first, second} & {one.tag for one in await lower.prune(0)}
+    finally:
+        docker("rm", container)
+    assert {first, second} <= {one.tag for one in await lower.prune(0)}
+    await closed(upper)
+    await closed(lower)
+
+
+@pytest.mark.docker
+async def test_what_is_no_base_of_the_settings_comes_from_no_registry(tmp_path: Path) -> None:
+    made = Prebuilt(tmp_path, INSTANCE, made_of=made_of, fetches=False)
+    async with registry() as host:
+        missing = f"{host.address}/usual:1"
+        host.offer("1", os.urandom(8))
+        with pytest.raises(ImageMissing, match=f"The image {missing} is missing"):
+            await made.image(missing, lambda _: None)
+        assert host.pulls == 0
+        await asyncio.to_thread(docker, "tag", BASE, missing)
+        try:
+            assert await made.image(missing, lambda _: None), "it is tried at once when it is there"
+        finally:
+            await asyncio.to_thread(docker, "rmi", missing)
     await closed(made)
 
 
@@ -220,13 +258,13 @@ async def test_a_failure_is_told_with_its_last_lines_and_not_tried_again_for_a_w
     now = 0.0
 
     def broken() -> Recipe:
-        return made_of("RUN echo so far; echo the reason; exit 7")
+        return replace(made_of("RUN echo so far; echo the reason; exit 7"), needs="It needs this.")
 
     prebuilt = Prebuilt(tmp_path, INSTANCE, made_of=broken, clock=lambda: now)
     steps: list[str] = []
     with pytest.raises(ImageMissing, match=r"ended with code 7 after: .*so far / .*the reason") as refused:
         await prebuilt.image(OTHER, steps.append)
-    assert "again in 5 minutes" in refused.value.sentence()
+    assert refused.value.sentence().endswith("Flow tries again in 5 minutes. It needs this.")
     count = len(steps)
     with pytest.raises(ImageMissing):
         await prebuilt.image(OTHER, steps.append)
