@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bot.secretstores import file_store
-from config.settings import Settings
+from config.settings import load
 from worklets.secrets import SecretError, check_path, check_values
 
 ROOT = Path(__file__).parents[3]
@@ -33,7 +33,8 @@ async def test_in_kubernetes_no_key_is_made_that_goes_with_the_pod(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
-    store = file_store(Settings(share_dir=tmp_path / "share"))
+    monkeypatch.setenv("FLOW_SHARE_DIR", str(tmp_path / "share"))
+    store = file_store(load())
     with pytest.raises(SecretError, match="outlives this container"):
         await store.put("a", {"token": "b"})
     await store.aclose()

@@ -321,6 +321,7 @@ class TestKeyring:
         import keyring
         from keyring.backend import KeyringBackend
 
+        before = keyring.get_keyring()  # chosen among the classes that there are: not among them the one below
         kept: dict[tuple[str, str], str] = {}
 
         class Memory(KeyringBackend):
@@ -332,7 +333,6 @@ class TestKeyring:
             def set_password(self, service: str, username: str, password: str) -> None:
                 kept[service, username] = password
 
-        before = keyring.get_keyring()
         keyring.set_keyring(Memory())  # type: ignore[no-untyped-call]
         yield kept
         keyring.set_keyring(before)
