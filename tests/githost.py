@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import ssl
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -55,7 +56,7 @@ def git(*words: str) -> str:
 
 
 @asynccontextmanager
-async def git_host(root: Path) -> AsyncIterator[GitHost]:
+async def git_host(root: Path, tls: ssl.SSLContext | None = None) -> AsyncIterator[GitHost]:
     host = GitHost(root)
     root.mkdir(parents=True, exist_ok=True)
 
@@ -71,8 +72,8 @@ async def git_host(root: Path) -> AsyncIterator[GitHost]:
             return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="git"'})
         return await _backend(root, request)
 
-    async with served(handle, auto_decompress=False) as address:  # git itself unpacks
-        host.url = f"http://{address}"
+    async with served(handle, tls, auto_decompress=False) as address:  # git itself unpacks
+        host.url = f"{'https' if tls else 'http'}://{address}"
         yield host
 
 

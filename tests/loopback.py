@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
@@ -12,11 +13,11 @@ Answer: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 @asynccontextmanager
-async def served(answer: Answer, **options: Any) -> AsyncIterator[str]:
+async def served(answer: Answer, tls: ssl.SSLContext | None = None, **options: Any) -> AsyncIterator[str]:
     """Its address, as host:port. `options`: of aiohttp's `web.Server`."""
     runner = web.ServerRunner(web.Server(answer, **options))
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
     try:
         yield f"127.0.0.1:{runner.addresses[0][1]}"
     finally:

@@ -139,7 +139,7 @@ class Git:
             "GIT_ASKPASS": "/bin/false",
             "SSH_ASKPASS": "/bin/false",
             "GIT_SSH_COMMAND": "ssh -oBatchMode=yes -oStrictHostKeyChecking=accept-new -oConnectTimeout=15",
-            "GIT_ALLOW_PROTOCOL": "https:http:ssh:file" if self._local else "https:ssh",
+            "GIT_ALLOW_PROTOCOL": self._protocols(source),
             "GIT_LFS_SKIP_SMUDGE": "1",
         }
         pairs = [("credential.helper", "")]  # none of this machine's: they would tell, and store what they are told
@@ -152,6 +152,12 @@ class Git:
         for at, (key, value) in enumerate(pairs):
             env |= {f"GIT_CONFIG_KEY_{at}": key, f"GIT_CONFIG_VALUE_{at}": value}
         return env
+
+    def _protocols(self, source: Source | None) -> str:
+        """What git may speak. Without a source no host is asked: a clone is made of the mirror on this disk."""
+        if source is None:
+            return "file"
+        return "https:http:ssh:file" if self._local else "https:ssh"
 
 
 def parted(address: str, name: str | None = None) -> Source:

@@ -6,11 +6,13 @@ import asyncio
 import fcntl
 import os
 import shutil
+import ssl
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from certificates import make_certificate
 from githost import TOKEN, USER, GitHost, git_host
 from waiting import until
 
@@ -475,6 +477,26 @@ async def test_unneeded_mirrors_make_room(origin: Path, tmp_path: Path, share: P
     shutil.rmtree(share / "worklets")
     later = mirror_of(share).stat().st_mtime + 7_200.0
     assert len(await make(limit=10, clock=lambda: later).sweep()) == 1
+
+
+@pytest.mark.parametrize("seen", ["/run/mirror", None], ids=["objects of the mirror", "its own"])
+async def test_a_repository_by_https_is_cloned_where_no_address_may_lead_to_this_machine(
+    seen: str | None, tmp_path: Path, make: Make
+) -> None:
+    certificate, key = make_certificate(tmp_path)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate, key)
+    async with git_host(tmp_path / "host", tls) as host:
+        host.make("team/app.git")
+        address = with_login(f"{host.url}/team/app.git", USER, TOKEN)
+        mirrors = make({**os.environ, "GIT_SSL_CAINFO": str(certificate)}, local=False)
+        for name in ("first", "second"):  # the mirror is made, then fetched
+            to = tmp_path / name
+            await mirrors.checkout(
+                address, None, to, worklet=name, work_branch="flow/fix-it-12345678", seen_at=lambda _: seen
+            )
+            assert (to / "file").read_text() == "one"
+            assert git("remote", "get-url", "origin", cwd=to).strip() == f"{host.url}/team/app.git"
 
 
 # ---- what is refused before git sees it, and what git sees
