@@ -66,6 +66,8 @@ def parse_host(text: str) -> HostRule:
     name, colon, port = text.partition(":")
     below = name.startswith("*.")
     try:
+        if "/" in text:
+            raise ValueError("a host stands there without https:// and without a path")
         if colon and not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
             raise ValueError("its port is none")
         # A wildcard may stand for a whole top-level domain.

@@ -82,6 +82,12 @@ def test_a_wrong_rule_is_named(wrong: str) -> None:
         parse_hosts(wrong)
 
 
+@pytest.mark.parametrize("address", ["https://example.org", "https://example.org/x", "example.org/x"])
+def test_an_address_in_place_of_a_host_is_told_as_such(address: str) -> None:
+    with pytest.raises(ValueError, match=f'"{address}" is wrong: a host stands there without https://'):
+        parse_hosts(address)
+
+
 def test_a_wildcard_covers_every_depth_and_not_the_name_itself() -> None:
     rule = parse_host("*.example.org:443")
     assert rule.covers("a.b.example.org", 443)
