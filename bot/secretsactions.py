@@ -64,7 +64,8 @@ async def _rotate(_: argparse.Namespace, settings: Settings) -> int:
         raise SecretError("Vault keeps its own keys.", suggestion="Rotate them there: `vault operator rotate`.")
     _as_owner(settings)
     count, where = await file_store(settings).rotate()
-    print(f"{count} secrets are encrypted with the new key in {where}")
+    what = "1 secret is" if count == 1 else f"{count} secrets are"
+    print(f"{what} encrypted with the new key in {where}")
     print("backups of the file that are older need the key before it")
     return 0
 

@@ -64,8 +64,10 @@ async def _run(args: argparse.Namespace, settings: Settings) -> int:
 
     actions = {"list": _list, "show": _show, "import": _import, "export": _export, "rm": _rm}
     drafts = await asyncio.to_thread(_drafts, args) if args.act == "import" else []
+    for draft, _ in drafts:
+        _tell_of_servers(draft)
     if args.act == "import" and args.check:
-        print(f"{len(drafts)} templates are right")
+        print("1 template is right" if len(drafts) == 1 else f"{len(drafts)} templates are right")
         return 0
     database = await open_store(settings, exclusive=False)
     try:
@@ -122,7 +124,7 @@ async def _export(store: TemplateStore, args: argparse.Namespace, _: Any) -> int
         await asyncio.to_thread(_write, args.directory, wanted)
     except OSError as error:
         raise FlowError(f"The files cannot be written: {args.directory}: {error.strerror or error}.") from error
-    print(f"wrote {len(wanted)} templates to {args.directory}")
+    print(f"wrote {len(wanted)} {'template' if len(wanted) == 1 else 'templates'} to {args.directory}")
     return 0
 
 
@@ -170,6 +172,16 @@ def _drafts(args: argparse.Namespace) -> list[tuple[Draft, str]]:
     if twice := [one[0].name for index, one in enumerate(found) if _key(one) in map(_key, found[:index])]:
         raise FlowError(f"{twice[0]} is in the files twice.", suggestion="Nothing was stored.")
     return found
+
+
+def _tell_of_servers(draft: Draft) -> None:
+    """Another Flow may have a server that this one has not, so that is no fault: sessions start without it."""
+    from worklets.mcpservers import BUILT_IN
+
+    for name in draft.config.mcp_servers:
+        if name not in BUILT_IN:
+            there = ", ".join(BUILT_IN)
+            sys.stderr.write(f"flow: {draft.name}: there is no MCP server {name}; there are {there}.\n")
 
 
 def _key(one: tuple[Draft, str]) -> tuple[str, str]:

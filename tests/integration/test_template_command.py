@@ -65,6 +65,18 @@ def test_files_go_in_and_come_out_again(tmp_path: Path, capsys: pytest.CaptureFi
     assert flow(capsys, "import", "all.json")[1] == "unchanged review (admins)\nmade review (U2)\n"
 
 
+def test_a_server_that_there_is_not_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "one.json").write_text(json.dumps({"name": "a", "config": {"mcp_servers": ["playwrigth", "fetch"]}}))
+    code, said = flow(capsys, "import", "--check", "one.json")
+    assert code == 0
+    assert said.startswith("1 template is right\nflow: a: there is no MCP server playwrigth; there are github, ")
+    assert said.count("flow:") == 1
+    code, said = flow(capsys, "import", "one.json")
+    assert code == 0
+    assert said.startswith("made a (admins)\nflow: a: there is no MCP server playwrigth; ")
+    assert flow(capsys, "export", "--directory", "out") == (0, "wrote 1 template to out\n")
+
+
 def test_no_terminal_obeys_what_a_template_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = {"name": "sly", "config": {"env": {"A": "\x9b2J\u202e\x1b[2J", "B": "Größe"}}}
     (tmp_path / "sly.json").write_text(json.dumps(said))
