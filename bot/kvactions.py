@@ -36,7 +36,8 @@ async def get(args: argparse.Namespace, settings: Settings) -> int:
         entry = await shelf.call("kv_get", p_namespace=args.namespace, p_key=args.key)
     if entry is None:
         raise FlowError(
-            f"There is no such key in the namespace {args.namespace}.", suggestion="`flow kv list` shows them."
+            f"There is no such key in the namespace {args.namespace}.",
+            suggestion=f"`flow kv list --worklet {args.worklet}` shows them.",
         )
     if args.json:
         print_json(entry)

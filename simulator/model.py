@@ -27,6 +27,7 @@ from simulator.model_script import (
     Hold,
     Pause,
     Recall,
+    Release,
     Say,
     Step,
     Think,
@@ -183,7 +184,7 @@ class ScriptedModel:
         return None
 
     async def _write(
-        self, step: Say | Think | CallTool | Pause | Hold | Recall, conversation: Conversation, answer: Reply
+        self, step: Say | Think | CallTool | Pause | Hold | Release | Recall, conversation: Conversation, answer: Reply
     ) -> None:
         match step:
             case Say(chunks, delay):
@@ -201,6 +202,8 @@ class ScriptedModel:
                 await asyncio.sleep(seconds)
             case Hold(name):
                 await self._hold(name, answer)
+            case Release(name):
+                self.release(name)
 
     async def _hold(self, name: str, answer: Reply) -> None:
         await answer.start()

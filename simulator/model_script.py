@@ -28,6 +28,7 @@ RECALL                 lists all earlier messages of the conversation
 SLOW <ms>              delay of each chunk that follows
 WAIT <ms>              a pause
 HOLD <name>            keeps the reply open until it is released
+RELEASE <name>         releases it, from whatever conversation
 ERROR <status> [<n>]   an API error, n times (always, if n is not given)
 CUT                    the connection breaks here, once"""
 
@@ -62,6 +63,11 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class Release:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Fail:
     status: int
     times: int | None  # None: always
@@ -77,7 +83,7 @@ class Recall:
     delay: float = 0.0
 
 
-Step: TypeAlias = Say | Think | CallTool | Pause | Hold | Fail | Cut | Recall
+Step: TypeAlias = Say | Think | CallTool | Pause | Hold | Release | Fail | Cut | Recall
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -131,6 +137,7 @@ _DIRECTIVES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], float], Step 
     (re.compile(r"RECALL"), lambda _, slow: Recall(slow)),
     (re.compile(r"WAIT (\d+)"), lambda m, _: Pause(int(m[1]) / 1000)),
     (re.compile(r"HOLD (\S+)"), lambda m, _: Hold(m[1])),
+    (re.compile(r"RELEASE (\S+)"), lambda m, _: Release(m[1])),
     (re.compile(r"ERROR ([45]\d\d)(?: (\d+))?"), lambda m, _: Fail(int(m[1]), int(m[2]) if m[2] else None)),
     (re.compile(r"CUT"), lambda _m, _s: Cut()),
 )

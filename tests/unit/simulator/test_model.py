@@ -143,6 +143,13 @@ async def test_hold_waits_for_release(model: ScriptedModel, http: aiohttp.Client
     assert text_of(await asked) == "a\nb"
 
 
+async def test_another_conversation_may_release_it(model: ScriptedModel, http: aiohttp.ClientSession) -> None:
+    asked = asyncio.create_task(stream(model, http, user("HOLD gate\nSAY b")))
+    await model.held("gate")
+    assert text_of(await stream(model, http, user("RELEASE gate"))) == "Done."
+    assert text_of(await asked) == "b"
+
+
 async def test_requests_are_recorded(model: ScriptedModel, http: aiohttp.ClientSession) -> None:
     async with http.post(f"{model.url}/v1/messages", json=body(user("SAY x")), headers={"X-Api-Key": "k1"}):
         pass
@@ -189,6 +196,7 @@ def test_lines_that_do_not_fit_are_text() -> None:
 def test_help_names_every_directive() -> None:
     examples = {"SAY": "SAY a", "WORDS": "WORDS 1", "CODE": "CODE 1", "THINK": "THINK a", "BASH": "BASH a",
                 "WRITE": "WRITE a b", "READ": "READ a", "RECALL": "RECALL", "WAIT": "WAIT 1", "HOLD": "HOLD a",
+                "RELEASE": "RELEASE a",
                 "ERROR": "ERROR 500", "CUT": "CUT", "TOOL": 'TOOL Grep {"pattern": "x"}',
                 "ASK": "ASK Which one? | a | b", "PLAN": "PLAN # A plan"}  # fmt: skip
     named = {line.split()[0] for line in HELP.splitlines()}
