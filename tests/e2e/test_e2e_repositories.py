@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates import make_certificate
 from githost import TOKEN, USER, GitHost, git_host
 from modelrequests import in_conversation
 from world import World, containers
@@ -17,10 +19,17 @@ _SETUP = "echo made >> made; echo no package index >&2; exit 3\n"
 
 @pytest.fixture
 async def host(tmp_path: Path, world: World) -> AsyncIterator[GitHost]:
-    async with git_host(tmp_path / "host") as made:
+    """By https, and no address may lead to this machine: as it is where nothing is set."""
+    certificate, key = make_certificate(tmp_path)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate, key)
+    async with git_host(tmp_path / "host", tls) as made:
         made.make("acme/app.git", files={".claude/startup/setup.sh": _SETUP})
-        with_login = made.url.replace("http://", f"http://{USER}:{TOKEN}@")
-        world.program.env |= {"FLOW_REPOSITORIES": f"app={with_login}/acme/app.git", "FLOW_MIRROR_FRESH": "1h"}
+        with_login = made.url.replace("https://", f"https://{USER}:{TOKEN}@")
+        world.program.env |= {
+            "FLOW_REPOSITORIES": f"app={with_login}/acme/app.git", "FLOW_MIRROR_FRESH": "1h",
+            "FLOW_LOCAL_REPOSITORIES": "false", "GIT_SSL_CAINFO": str(certificate), "SSL_CERT_FILE": str(certificate),
+        }  # fmt: skip
         yield made
 
 
