@@ -62,11 +62,15 @@ function connect() {
 
 function take(frame) {
   if (frame.type === "snapshot") {
-    desk.messages.clear();
+    const before = desk.messages;
+    desk.messages = new Map();
     desk.unread.clear();
     for (const message of frame.messages) if (!message.gone) of(message.channel).set(message.ts, message);
     desk.state = { ...desk.state, ...frame };
     if (!current()) desk.channel = desk.state.channels[0]?.id ?? "";
+    // What one's own /flow started while there was no connection: this is the first that is heard of it.
+    for (const message of frame.messages) if (!message.gone && !before.get(message.channel)?.has(message.ts)) startsExpected(message);
+    writable(true);
     $("offline").hidden = true;
     $("team-name").textContent = frame.team;
     document.title = frame.team;
@@ -88,6 +92,10 @@ function takeMessage(message) {
 
 function arrived(message) {
   if (message.channel !== desk.channel || document.hidden) desk.unread.set(message.channel, (desk.unread.get(message.channel) ?? 0) + 1);
+  startsExpected(message);
+}
+
+function startsExpected(message) {
   const { expected } = desk;
   const starts = expected && expected.channel === message.channel && !isReply(message) && message.bot_id && Date.now() < expected.until;
   if (starts && desk.channel === message.channel) {
@@ -345,9 +353,14 @@ async function send(text, files, thread) {
     desk.expected = { channel: desk.channel, until: Date.now() + EXPECTING };
     const answer = await act({ do: "command", channel: desk.channel, command: slash[1], text: slash[2] });
     if (!answer.ok) desk.expected = null;
-    return true;
+    return "errors" in answer || told(answer, null); // an app's failure is told by Slackbot
   }
   return told(await act({ do: "post", channel: desk.channel, text, files, thread_ts: thread ?? undefined }), thread);
+}
+
+// Before the workspace is known, what is written would belong to no channel.
+function writable(yes) {
+  for (const box of [channelBox, threadBox]) box.writable(yes);
 }
 
 function told(answer, thread) {
@@ -370,6 +383,7 @@ const channelBox = composer({ prefix: "", label: "Message", suggest, send: (text
 const threadBox = composer({ prefix: "thread", label: "Reply…", suggest: (token) => (token[0] === "@" ? suggest(token) : []), send: (text, files) => send(text, files, desk.thread?.ts) });
 $("channel-composer").append(channelBox.node);
 $("thread-composer").append(threadBox.node);
+writable(false);
 $("close-thread").append(sign("close"));
 $("close-thread").addEventListener("click", closeThread);
 document.addEventListener("keydown", (event) => {

@@ -86,5 +86,5 @@ export function composer({ prefix, label, suggest, send }) {
     resize();
   });
   const attach = el("button", { class: "attach", type: "button", title: "Attach a file", "aria-label": "Attach a file", onclick: () => picker.click() }, sign("attach"));
-  return { node: el("div", { class: "composer" }, menu, chips, el("div", { class: "writing" }, attach, picker, box, button)), focus: () => box.focus(), label: (text) => { box.placeholder = text; box.setAttribute("aria-label", text); } };
+  return { node: el("div", { class: "composer" }, menu, chips, el("div", { class: "writing" }, attach, picker, box, button)), focus: () => box.focus(), writable: (yes) => { box.disabled = !yes; }, label: (text) => { box.placeholder = text; box.setAttribute("aria-label", text); } };
 }

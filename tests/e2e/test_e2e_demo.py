@@ -46,18 +46,23 @@ async def test_a_new_user_types_into_the_demo_and_sees_the_answer_grow(runtime: 
         thread = page.get_by_test_id("thread")
         await expect(thread).to_contain_text("tokens in")
         await expect(thread.get_by_test_id("message").last).to_contain_text("hello from the scripted model")
-        await page.get_by_test_id("thread-composer").fill("WORDS 200 60")
+        await page.get_by_test_id("thread-composer").fill("WORDS 200 20\nHOLD end\nSAY the end")
         await page.get_by_test_id("thread-send").click()
         last = thread.get_by_test_id("message").last
         await expect(last).to_contain_text("word5 ")
-        growing = await last.inner_text()
-        assert "word200" not in growing
+        assert "the end" not in await last.inner_text()
         await expect(last).to_contain_text("word200")
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         await page.screenshot(path=SCREENSHOTS / f"demo-{runtime}.png")
+        # From another thread, which the page opens, and back.
+        await page.get_by_test_id("composer").fill("/flow RELEASE end")
+        await page.get_by_test_id("send").click()
+        await expect(thread).to_contain_text("Done.")
+        await page.get_by_test_id("messages").get_by_test_id("open-thread").first.click()
+        await expect(thread.get_by_test_id("message").last).to_contain_text("the end")
         # README's commands beside it: the session that answered, and its store.
         listed = await _flow(tmp_path, "sessions", "list")
-        assert len(listed.splitlines()) == 2
+        assert len(listed.splitlines()) == 3
         session = listed.splitlines()[1].split()[0]
         assert "backend      sqlite" in await _flow(tmp_path, "kv", "stats", "--worklet", session)
 
@@ -109,11 +114,15 @@ async def _demo(runtime: str, cwd: Path) -> AsyncIterator[str]:
     assert (await asyncio.to_thread(urllib.request.urlopen, f"{http[1]}health")).status == 200
     rest = asyncio.create_task(process.stdout.read())
     try:
-        yield found[1]
-    finally:
-        process.send_signal(signal.SIGINT)
-        async with asyncio.timeout(60):
-            await asyncio.gather(process.wait(), rest)
+        try:
+            yield found[1]
+        finally:
+            process.send_signal(signal.SIGINT)
+            async with asyncio.timeout(60):
+                await asyncio.gather(process.wait(), rest)
+    except Exception as error:
+        error.add_note(f"The demo said:\n{said}{rest.result().decode() if rest.done() else '…'}")
+        raise
     assert "Traceback" not in said + rest.result().decode()
     assert process.returncode == 0
 

@@ -1,5 +1,6 @@
 """The page in a real browser: people write, messages grow, buttons and modals work, nothing leaves the machine."""
 
+import asyncio
 import base64
 import re
 from collections.abc import AsyncIterator
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, FilePayload, Page, async_playwright, expect
+from playwright.async_api import Browser, FilePayload, Page, WebSocketRoute, async_playwright, expect
 from slack_bolt.adapter.socket_mode.async_handler import AsyncSocketModeHandler
 from slack_bolt.async_app import AsyncApp
 from slack_sdk.web.async_client import AsyncWebClient
@@ -237,6 +238,62 @@ async def test_a_command_opens_its_thread_and_the_answer_grows_in_place(slack: S
     await expect(thread).to_be_hidden()
     await page.get_by_test_id("open-thread").click()
     await expect(thread).to_contain_text("Done")
+
+
+async def test_what_is_written_before_the_workspace_is_known_waits_for_it(
+    slack: SlackSimulator, browser: Browser
+) -> None:
+    known = asyncio.Event()
+    async with await browser.new_page() as page:
+        await _hold_connections(page, known)
+        await page.goto(slack.url)
+        await expect(page.get_by_test_id("composer")).to_be_disabled()
+        writing = asyncio.create_task(page.get_by_test_id("composer").fill("/flow early", timeout=SLOW))
+        known.set()
+        await writing
+        await page.get_by_test_id("send").click()
+        await expect(page.get_by_test_id("thread")).to_contain_text("Asked: early")
+
+
+async def test_a_thread_that_started_without_a_connection_opens_with_the_next_one(
+    slack: SlackSimulator, browser: Browser
+) -> None:
+    known = asyncio.Event()
+    known.set()
+    async with await browser.new_page() as page:
+        connections = await _hold_connections(page, known)
+        await page.goto(slack.url)
+        await page.get_by_test_id("composer").fill("/flow cut off", timeout=SLOW)
+        known.clear()
+        await connections[0].close()
+        await expect(page.get_by_text("The simulator does not answer")).to_be_visible()
+        await page.get_by_test_id("send").click()
+        while not any(message["text"] == "Asked: cut off" for message in slack.messages("general")):
+            await asyncio.sleep(0.05)
+        await expect(page.get_by_test_id("thread")).to_be_hidden()
+        known.set()
+        await expect(page.get_by_test_id("thread")).to_contain_text("Working")
+
+
+async def test_a_command_that_did_not_reach_the_simulator_stays_written(page: Page) -> None:
+    await page.route("**/page/act", lambda route: route.abort())
+    await page.get_by_test_id("composer").fill("/flow lost?")
+    await page.get_by_test_id("send").click()
+    await expect(page.get_by_test_id("messages")).to_contain_text("That did not work: the simulator does not answer")
+    await expect(page.get_by_test_id("composer")).to_have_value("/flow lost?")
+
+
+async def _hold_connections(page: Page, until: asyncio.Event) -> list[WebSocketRoute]:
+    """The page's connections to the workspace, each of which comes about only when `until` is set."""
+    connections: list[WebSocketRoute] = []
+
+    async def connect(socket: WebSocketRoute) -> None:
+        connections.append(socket)
+        await until.wait()
+        socket.connect_to_server()
+
+    await page.route_web_socket(re.compile("/page/live"), connect)
+    return connections
 
 
 async def test_markdown_is_rendered_and_cannot_break_in(slack: SlackSimulator, page: Page) -> None:
