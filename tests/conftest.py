@@ -34,6 +34,8 @@ LONG = (
 )  # fmt: skip
 _KINDS = ("chaos", "e2e", "integration", "contracts", "unit")  # the rest, from minutes to seconds
 
+_TABLES = Path(__file__).parents[1] / "build/tables.txt"
+
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in the background of a shell: children would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -159,7 +161,13 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for title, lines in [*tables.received, *tables.mine()]:
+    shown = [*tables.received, *tables.mine()]
+    if shown and any(terminalreporter.stats.get(kind) for kind in ("failed", "error")):
+        _TABLES.parent.mkdir(exist_ok=True)
+        _TABLES.write_text("\n\n".join("\n".join([title, *lines]) for title, lines in shown))
+        terminalreporter.write_line(f"tables: {_TABLES}")  # the failures are what to read here
+        shown = []
+    for title, lines in shown:
         terminalreporter.section(title)
         for line in lines:
             terminalreporter.write_line(line)
