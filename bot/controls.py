@@ -57,41 +57,37 @@ async def _press(door: Door, act: Act, action: dict[str, Any], user_id: str, res
 
 async def retry(door: Door, turn: Turn, user_id: str, press: str) -> str:
     """The same prompt again, with its files, as a new turn."""
-    again = _Again(turn.text, f"retry:{turn.id}:{press}", await door.sessions.store.files.attached(turn.id))
-    return await _ask(door, turn, again, user_id, "I will answer that anew, below.")
+    files = await door.sessions.store.files.attached(turn.id)
+    return await _ask(door, turn, _Again("retry", turn.text, files), user_id, press, "I will answer that anew, below.")
 
 
 async def go_on(door: Door, turn: Turn, user_id: str, press: str) -> str:
-    return await _ask(door, turn, _Again(_GO_ON, f"continue:{turn.id}:{press}"), user_id, "I will go on, below.")
+    return await _ask(door, turn, _Again("continue", _GO_ON), user_id, press, "I will go on, below.")
 
 
 @dataclass(frozen=True, slots=True)
 class _Again:
     """What is asked by a button."""
 
+    kind: str
     text: str
-    source_id: str
     files: tuple[Attached, ...] = ()
 
 
-async def _ask(door: Door, turn: Turn, again: _Again, user_id: str, said: str) -> str:
+async def _ask(door: Door, turn: Turn, again: _Again, user_id: str, press: str, said: str) -> str:
+    """A second press while the first one's turn is open was a double click, or somebody else's."""
     session = await door.sessions.get(turn.session_id)
-    prompt = Prompt(session.thread, again.source_id, door.ts(), user_id, again.text, starts=False, files=again.files)
-    async with door.one_by_one(session.thread):
-        if await _under_way(door, session, again.source_id):
-            return "I am at that already, below."
-        submitted = await door.sessions.submit(prompt)
+    kind = f"{again.kind}:{turn.id}:"
+    prompt = Prompt(
+        session.thread, kind + press, door.ts(), user_id, again.text, starts=False, files=again.files, sole=kind
+    )
+    submitted = await door.sessions.submit(prompt)
     if submitted is None:
         return "This thread has no session any more. Mention me in a new message to start one."
     log.info("asked by a button", turn=turn.id, by=user_id, new=submitted.turn.id, fresh=submitted.fresh)
-    return said if submitted.fresh else ""
-
-
-async def _under_way(door: Door, session: Session, source_id: str) -> bool:
-    """Another press asked for the same, and that is not over: it was a double click."""
-    same = source_id.rpartition(":")[0] + ":"
-    others = [one for one in await door.sessions.turns(session.id) if one.source_id != source_id]
-    return any(one.source_id.startswith(same) and not one.state.settled for one in others)
+    if submitted.fresh:
+        return said
+    return "" if submitted.turn.source_id == prompt.source_id else "I am at that already, below."
 
 
 async def copy(door: Door, turn: Turn, user_id: str, press: str) -> str:

@@ -12,7 +12,7 @@ from bot.errors import sentence_for
 from bot.parts import Block, context, fallback
 from bot.refusals import refusal
 from config.logging import get_logger
-from sessions.types import TurnId
+from sessions.types import Turn, TurnId
 
 log = get_logger(__name__)
 
@@ -39,7 +39,7 @@ async def _choose(door: Door, choice: str, action: dict[str, Any], body: dict[st
     turn_id, user_id = TurnId(str(action.get("value", ""))), str(body["user"]["id"])
     try:
         turn = await door.sessions.turn(turn_id)
-        said, private = await _decide(door, choice, turn_id, user_id)
+        said, private = await _decide(door, choice, turn, user_id)
         await _replace(door, body, [*cut_question(turn.error or "", None), context(said)])
     except Exception as error:  # noqa: BLE001 - worded for the person who pressed
         private = sentence_for(error, "going on after a cut")
@@ -47,18 +47,24 @@ async def _choose(door: Door, choice: str, action: dict[str, Any], body: dict[st
         await respond(text=private, response_type="ephemeral", replace_original=False)
 
 
-async def _decide(door: Door, choice: str, turn_id: TurnId, user_id: str) -> tuple[str, str]:
+async def _decide(door: Door, choice: str, turn: Turn, user_id: str) -> tuple[str, str]:
     """What the thread is told, and what only the person who pressed is (or nothing)."""
     if choice == LEAVE:
-        log.info("a cut turn is left", turn=turn_id, by=user_id)
+        if (resumed := await door.sessions.resumed(turn)) is not None:
+            return _decided(resumed)
+        log.info("a cut turn is left", turn=turn.id, by=user_id)
         return _CHOSE[LEAVE].format(who=person(user_id)), ""
-    submitted = await door.sessions.resume(turn_id, user_id, _HOW[choice], door.ts())
+    submitted = await door.sessions.resume(turn.id, user_id, _HOW[choice], door.ts())
     if submitted is None:
         return "▸ This has been settled.", "That is settled already."
-    log.info("going on after a cut", turn=turn_id, how=_HOW[choice], by=submitted.turn.user_id, fresh=submitted.fresh)
+    log.info("going on after a cut", turn=turn.id, how=_HOW[choice], by=submitted.turn.user_id, fresh=submitted.fresh)
     if submitted.fresh:
         return _CHOSE[choice].format(who=person(user_id)), ""
-    first = person(submitted.turn.user_id)
+    return _decided(submitted.turn)
+
+
+def _decided(resumed: Turn) -> tuple[str, str]:
+    first = person(resumed.user_id)
     return f"▸ {first} decided how to go on.", f"{first} was quicker and has decided already."
 
 

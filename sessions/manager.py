@@ -207,6 +207,10 @@ class Sessions(Asking, Steering):
         """What a turn that was cut off is to become: a new one, once, whoever asks for it. None: it was not cut."""
         return await self._prompts.resume(turn_id, by, how, ts)
 
+    async def resumed(self, turn: Turn) -> Turn | None:
+        """What a turn that was cut off has become, once somebody asked for it."""
+        return await self._prompts.resumed(turn)
+
     async def opened(self, session_id: SessionId, thread_ts: str) -> Session:
         """The door has posted the thread's root message. Raises SessionNotFound, SessionError, StoreUnavailable."""
         session = await self.store.opened(session_id, thread_ts)

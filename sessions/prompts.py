@@ -114,5 +114,13 @@ class Prompts:
         text, files = _CONTINUE, tuple[Attached, ...]()
         if how == "again":
             text, files = turn.text, await self._store.files.attached(turn.id)
-        prompt = Prompt(session.thread, f"resume:{turn.id}", ts, by, text, starts=False, files=files)
+        prompt = Prompt(session.thread, _resumes(turn), ts, by, text, starts=False, files=files)
         return await self.submit(prompt)
+
+    async def resumed(self, turn: Turn) -> Turn | None:
+        turns = await self._store.turns(turn.session_id)
+        return next((one for one in turns if one.source_id == _resumes(turn)), None)
+
+
+def _resumes(turn: Turn) -> str:
+    return f"resume:{turn.id}"

@@ -87,7 +87,8 @@ class Store(Lookup):
         """Stores a prompt as a turn of its thread's session; one transaction. `look` says how the turn is shown.
 
         None: the thread has no session and the prompt starts none; or its message was deleted before it came. A source
-        id that is known changes nothing. Raises TemplateNotFound.
+        id that is known changes nothing, nor does a `sole` prompt while another of its kind is open: that one is given.
+        Raises TemplateNotFound.
         """
         prompt = replace(prompt, text=well_formed(prompt.text))
         try:
@@ -104,6 +105,12 @@ class Store(Lookup):
             return None
         if found is not None and found.known:
             return await self._known(connection, prompt)
+        if found is not None and prompt.sole is not None:
+            await one_by_one(self.db, connection, prompt.thread.team, prompt.thread.channel, prompt.sole)
+            begins = turns.c.source_id.startswith(prompt.sole, autoescape=True)
+            query = sa.select(turns.c.source_id).where(turns.c.session_id == found.session.id, OPEN, begins).limit(1)
+            if other := (await connection.execute(query)).scalar_one_or_none():
+                return await self._known(connection, replace(prompt, source_id=other))
         edited = await overtaken(connection, prompt)
         if edited is not None:
             if edited.text is None:

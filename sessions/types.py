@@ -43,6 +43,7 @@ class Prompt:
     "cmd:<trigger id>"; with the thread it is the key under which a redelivery is recognised. `ts` gives the
     order among turns ("<seconds>.<6 digits>"). `starts` False: only continues a session that exists.
     `repository`, `branch`, `model`, `mode`, `template` (an id) and `startup_script` are for the session that it starts.
+    `sole`, a beginning of `source_id`: not stored while the session has an open turn whose source id begins so.
     """
 
     thread: ThreadId
@@ -58,6 +59,7 @@ class Prompt:
     template: str | None = None
     startup_script: str | None = None
     files: tuple[Attached, ...] = ()
+    sole: str | None = None
 
 
 class SessionState(StrEnum):

@@ -129,6 +129,27 @@ async def test_different_messages_at_the_same_moment_share_the_threads_session(s
     assert len(await store.turns(got[0].submitted.session.id)) == 8  # type: ignore[union-attr]
 
 
+async def test_a_sole_prompt_is_stored_once_while_another_of_its_kind_is_open(store: Store) -> None:
+    began = await store.submit(prompt())
+    assert began is not None
+
+    async def press(n: int, sole: str = "retry:a_b:") -> Any:
+        stored = await store.submit(prompt(f"{sole}{n}", f"1700000001.{n:06}", starts=False, sole=sole))
+        assert stored is not None
+        return stored.submitted
+
+    got = await asyncio.gather(*(press(n) for n in range(8)))
+    assert sorted(one.fresh for one in got) == [False] * 7 + [True]
+    assert len({one.turn.id for one in got}) == 1
+    assert (await press(1, "retry:aXb:")).fresh, "of another kind"
+    again = got[0].turn
+    acquired = await acquire(store, began.submitted.session.id)
+    assert await store.begin(acquired, again.id, "box", attempts=1)
+    await store.settle(acquired, again.id, Done(), state=SessionState.IDLE, container_id="box")
+    assert (await press(9)).fresh, "the other one is over"
+    assert not (await press(9)).fresh
+
+
 async def test_a_reply_without_a_session_starts_none(store: Store) -> None:
     assert await store.submit(prompt(starts=False)) is None
     assert await store.list() == []

@@ -430,6 +430,9 @@ async def test_a_cut_turn_asks_once_in_a_message_of_its_own(cut: tuple[Flow, str
     await flow.slack.click("maya", question, "cut_continue", stale=question["blocks"])
     await until(lambda: told(flow, "maya", "@jonas was quicker"))
     await flow.shows("#general", ts, "@jonas decided how to go on")
+    await flow.slack.click("jonas", question, "cut_leave", stale=question["blocks"])
+    await until(lambda: told(flow, "jonas", "@jonas was quicker"))
+    assert not flow.slack.visible_text(message(flow, ts, "The container was lost")).count("left it there")
     assert len(await states(flow)) == 2
 
 
