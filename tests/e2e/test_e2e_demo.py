@@ -8,11 +8,11 @@ import re
 import signal
 import subprocess
 import sys
-import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import pytest
 from playwright.async_api import Page, async_playwright, expect
 from world import ROOT
@@ -51,7 +51,7 @@ async def test_a_new_user_types_into_the_demo_and_sees_the_answer_grow(runtime: 
         last = thread.get_by_test_id("message").last
         await expect(last).to_contain_text("word5 ")
         assert "the end" not in await last.inner_text()
-        await expect(last).to_contain_text("word200")
+        await expect(last).to_contain_text("word190 ")  # the very end may look like the beginning of a secret
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         await page.screenshot(path=SCREENSHOTS / f"demo-{runtime}.png")
         # From another thread, which the page opens, and back.
@@ -76,6 +76,17 @@ async def test_a_second_demo_in_the_same_place_leaves_the_first_alone(tmp_path: 
         assert second.returncode == 1
         assert "Another Flow is running" in said.decode()
         assert (tmp_path / "data/demo/db.sqlite").exists()
+
+
+async def _well(url: str) -> None:
+    """Returns when /health says that all parts work; an engine that others keep busy may take its time."""
+    async with asyncio.timeout(SLOW / 1000), aiohttp.ClientSession() as http:
+        while True:
+            async with http.get(url) as response:
+                if response.status == 200:
+                    return
+                print(await response.text())
+            await asyncio.sleep(1)
 
 
 async def _flow(cwd: Path, *words: str) -> str:
@@ -111,10 +122,10 @@ async def _demo(runtime: str, cwd: Path) -> AsyncIterator[str]:
     assert "Key-value store: SQLite in data/demo." in said
     http = re.search(r"HTTP, health, key-value store: (http://127\.0\.0\.1:\d+/)", said)
     assert http is not None
-    assert (await asyncio.to_thread(urllib.request.urlopen, f"{http[1]}health")).status == 200
     rest = asyncio.create_task(process.stdout.read())
     try:
         try:
+            await _well(f"{http[1]}health")
             yield found[1]
         finally:
             process.send_signal(signal.SIGINT)
