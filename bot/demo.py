@@ -22,6 +22,7 @@ from bot.serve import serve
 from config.errors import FlowError
 from config.settings import AccessSettings, KVSettings
 from sessions.db import open_database
+from worklets.gatewaycontrol import dismiss
 from worklets.identity import Identity
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ async def _with_runtime(settings: Settings) -> Settings:
         await _remove_all(runtime)
     finally:
         await runtime.close()
+    await dismiss(settings.share_dir)  # it outlives a demo that was killed, and would open doors of what is gone
     for leftover in ("db.sqlite", "db.sqlite-wal", "db.sqlite-shm"):
         (settings.share_dir / leftover).unlink(missing_ok=True)
     return settings.model_copy(update={"worklets": settings.worklets.model_copy(update={"runtime": kind})})

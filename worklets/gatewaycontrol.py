@@ -35,10 +35,14 @@ closes its connection and serves its worklets itself.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import hashlib
 import os
+import signal
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 LOCK, SOCKET, LOG = "lock", "control.sock", "log"
@@ -120,6 +124,21 @@ def holder(share_dir: Path) -> int | None:
     finally:
         os.close(handle)
     return None
+
+
+async def dismiss(share_dir: Path, patience: float = 15.0) -> None:
+    """Has the process that serves this share directory's doors end; `patience`: seconds until it is killed.
+
+    For a Flow that has removed the worklets behind them: what asks there has 10 seconds to end.
+    """
+    end, sent = time.monotonic() + patience, 0
+    while (pid := holder(share_dir)) is not None:
+        late = time.monotonic() > end
+        if late or pid != sent:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
+        sent = pid
+        await asyncio.sleep(0.02)
 
 
 def _is_gateway(pid: int) -> bool:

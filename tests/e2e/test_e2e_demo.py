@@ -17,6 +17,8 @@ import pytest
 from playwright.async_api import Page, async_playwright, expect
 from world import ROOT
 
+from worklets.gatewaycontrol import holder
+
 pytestmark = pytest.mark.chromium
 
 #: What a real Flow of the same directory may have: none of it is for the demo.
@@ -78,6 +80,25 @@ async def test_a_second_demo_in_the_same_place_leaves_the_first_alone(tmp_path: 
         assert (tmp_path / "data/demo/db.sqlite").exists()
 
 
+async def test_a_demo_after_one_that_was_killed_knows_nothing_of_it(tmp_path: Path) -> None:
+    share_dir, said = tmp_path / "data/demo", [""]
+    async with _demo("local", tmp_path, end=signal.SIGKILL) as url, _browser() as page:
+        await page.goto(url)
+        await page.get_by_test_id("composer").fill("/flow SAY here I am\nHOLD on")
+        await page.get_by_test_id("send").click()
+        await expect(page.get_by_test_id("thread")).to_contain_text("here I")
+        left = holder(share_dir)
+    assert left
+    async with _demo("local", tmp_path, told=said) as url, _browser() as page:
+        await page.goto(url)
+        await page.get_by_test_id("composer").fill("/flow SAY all anew")
+        await page.get_by_test_id("send").click()
+        await expect(page.get_by_test_id("thread")).to_contain_text("tokens in")
+        assert holder(share_dir) not in (None, left)
+    warnings = [line for line in said[0].splitlines() if re.search(r"\[(warning|error) ", line)]
+    assert [line for line in warnings if "the local runtime isolates nothing" not in line] == []
+
+
 async def _well(url: str) -> None:
     """Returns when /health says that all parts work; an engine that others keep busy may take its time."""
     async with asyncio.timeout(SLOW / 1000), aiohttp.ClientSession() as http:
@@ -105,7 +126,10 @@ def _env(runtime: str, cwd: Path) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def _demo(runtime: str, cwd: Path) -> AsyncIterator[str]:
+async def _demo(
+    runtime: str, cwd: Path, end: signal.Signals = signal.SIGINT, told: list[str] | None = None
+) -> AsyncIterator[str]:
+    """Its page's address. `end` is how it is ended; what it printed goes into `told`."""
     env = _env(runtime, cwd)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bot", "demo", cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -128,14 +152,17 @@ async def _demo(runtime: str, cwd: Path) -> AsyncIterator[str]:
             await _well(f"{http[1]}health")
             yield found[1]
         finally:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(end)
             async with asyncio.timeout(60):
                 await asyncio.gather(process.wait(), rest)
     except Exception as error:
         error.add_note(f"The demo said:\n{said}{rest.result().decode() if rest.done() else '…'}")
         raise
-    assert "Traceback" not in said + rest.result().decode()
-    assert process.returncode == 0
+    said += rest.result().decode()
+    if told is not None:
+        told[:] = [said]
+    assert "Traceback" not in said
+    assert process.returncode == (0 if end == signal.SIGINT else -end)
 
 
 @asynccontextmanager

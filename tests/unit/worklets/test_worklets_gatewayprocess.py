@@ -24,7 +24,7 @@ from config.slices.egress import EgressSettings
 from worklets import gatewayprocess
 from worklets.egressasking import WANTED
 from worklets.gatewayclient import GatewayClient
-from worklets.gatewaycontrol import LOG, LONGEST, PROGRAM, SOCKET, control_dir, holder, version
+from worklets.gatewaycontrol import LOG, LONGEST, PROGRAM, SOCKET, control_dir, dismiss, holder, version
 from worklets.gatewaydoor import Door, Traffic
 from worklets.gatewaymodel import Credential
 from worklets.gatewayprocess import GatewayProcess
@@ -397,6 +397,18 @@ async def test_sigterm_lets_a_request_end(bot: Bot, share_dir: Path, model: Mode
         model.go_on.set()
         assert await answer.content.read() == b"last"
     await until(lambda: not _runs(pid))
+
+
+@pytest.mark.parametrize("hung", [False, True])
+async def test_it_can_be_dismissed(bot: Bot, share_dir: Path, hung: bool) -> None:
+    client, pid = await short_lived(bot, "--empty", "300")
+    await client.aclose()
+    if hung:
+        os.kill(pid, signal.SIGSTOP)
+    await dismiss(share_dir, patience=0.3 if hung else 60)
+    assert holder(share_dir) is None
+    await until(lambda: not _runs(pid))
+    await dismiss(share_dir)  # there is none
 
 
 async def test_it_ends_when_no_bot_and_no_worklet_is_left(bot: Bot, share_dir: Path) -> None:
