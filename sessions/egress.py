@@ -217,14 +217,15 @@ class Egress:
         if session_id is None or not self.runs(name) or not self._grants.asked:
             return
         async with self._telling.setdefault(name, asyncio.Lock()):
-            turn = self._working(session_id)
             try:
-                grant = await self._grants.of(name, session_id, asks=turn is not None)
+                # By the table: a turn that was begun before a restart is told of before it is taken up.
+                works = any(one.works for one in await self._grants.working([name]))
+                grant = await self._grants.of(name, session_id, asks=works)
                 await self._grant(name, SUBJECT, grant)
             except BaseException:
                 self._seen = None  # the next look tells it again
                 raise
-        if turn is not None:
+        if (turn := self._working(session_id)) is not None:
             await self._take_back(turn, name)
 
     def runs(self, name: str) -> bool:

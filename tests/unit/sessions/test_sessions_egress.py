@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from heart import Heart, Start
 from waiting import until
 
@@ -15,7 +16,7 @@ from sessions.asks import Ask, AskKind, AskState, Decision
 from sessions.egress import Egress, Grants
 from sessions.egressstore import EgressStore, decide_within
 from sessions.events import AskClosed, AskOpened
-from sessions.types import Done, Failed, SessionState, Submitted
+from sessions.types import Done, Failed, SessionId, SessionState, Submitted
 from worklets.events import Asked, Remark, Text, TextDelta
 from worklets.profile import Origin, Profile
 
@@ -230,6 +231,31 @@ async def test_a_question_outlives_the_program_and_is_shown_once(start: Start) -
         await after.sessions.decide(ask.id, Decision("allow", "session"), "U1")
         await they.hears(asked, granted=["a.test:443"])
         assert they.opened(asked) == [ask]
+
+
+async def test_people_are_asked_in_a_turn_that_is_yet_to_be_taken_up(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with start() as before, people(before) as they:
+        asked = await they.working()
+        they.wanted(asked)
+        ask = await they.asked(asked)
+        await before.sessions.drain(0)
+    async with start() as after, people(after) as they:
+        go_on, next_work = asyncio.Event(), after.sessions.store.next_work
+
+        async def later(session_id: SessionId) -> Any:
+            await go_on.wait()
+            return await next_work(session_id)
+
+        monkeypatch.setattr(after.sessions.store, "next_work", later)
+        await they.open(asked)
+        after.sessions.ring(asked.session.id)
+        await they.asked(asked)
+        assert after.sessions.running(asked.session.id) is None
+        await after.sessions.decide(ask.id, Decision("allow", "session"), "U1")
+        await they.hears(asked, granted=["a.test:443"])
+        go_on.set()
 
 
 async def test_a_tool_call_cannot_pass_for_a_question_of_ours(heart: Heart) -> None:
