@@ -54,7 +54,7 @@ class Show:
             opened=self._opened,
             delivered=self._delivered,
             refused=self._refused,
-            may_show=sessions.holds,
+            may_show=sessions.may_show,
             again=sessions.show_again,
             clock=clock,
             pace=pace,

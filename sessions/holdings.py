@@ -27,6 +27,7 @@ class Holdings:
         self._leases = leases
         self._seconds = seconds
         self._held: dict[SessionId, tuple[Lease, float]] = {}  # until when, in the loop's time
+        self._told: dict[SessionId, Lease] = {}  # under which observers know what the table does
 
     async def acquire(self, session_id: SessionId) -> tuple[Lease, Session] | None:
         """None while another process holds it."""
@@ -40,6 +41,15 @@ class Holdings:
         held = self._held.get(session_id)
         return held is not None and (self.exclusive or held[1] > asyncio.get_running_loop().time())
 
+    def told(self, lease: Lease) -> None:
+        """Observers have been told what the table says of the session, after the lease was acquired."""
+        self._told[lease.session_id] = lease
+
+    def may_show(self, session_id: SessionId) -> bool:
+        """Nobody else shows the session, and what is known of it here is not older than what others have shown."""
+        held = self._held.get(session_id)
+        return self.exclusive or (held is not None and self.valid(session_id) and self._told.get(session_id) == held[0])
+
     async def release(self, lease: Lease) -> None:
         """Cancelled, it leaves the lease to `release_all`."""
         held = self._held.get(lease.session_id)
@@ -51,6 +61,9 @@ class Holdings:
             if held is not None and held[0] == lease:
                 self._held.setdefault(lease.session_id, held)
             raise
+        finally:
+            if lease.session_id not in self._held:
+                self._told.pop(lease.session_id, None)
 
     async def release_all(self) -> None:
         held, self._held = self._held, {}
@@ -82,6 +95,7 @@ class Holdings:
             if until < soon:
                 log.warning("lease lost; letting go", session=session_id)
                 del self._held[session_id]
+                self._told.pop(session_id, None)
                 lost(session_id)
 
     async def _renew(self) -> None:

@@ -208,6 +208,7 @@ class LiveSession:
         with bind(session=session.id, thread=session.thread.thread_ts):
             try:
                 await self._shared.stored(lambda: self._telling.catch_up(self.id))
+                self._holdings.told(lease)
                 await self._loop(link)
             except LeaseLost:
                 log.warning("another process has taken the session over")

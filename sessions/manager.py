@@ -326,8 +326,12 @@ class Sessions(Asking, Steering):
         return live is not None and live.remark(text)
 
     def holds(self, session_id: SessionId) -> bool:
-        """This process, and no other, may show the session now."""
+        """This process, and no other, runs the session now."""
         return self._holdings.exclusive or self._holdings.valid(session_id)
+
+    def may_show(self, session_id: SessionId) -> bool:
+        """This process, and no other, may show the session now: observers have heard all that others left of it."""
+        return self._holdings.may_show(session_id)
 
     # -- start and end ---------------------------------------------------------
 

@@ -7,7 +7,7 @@ tells what is stored first, one that loses it tells Released and nothing more.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
 from config.logging import get_logger
@@ -123,6 +123,15 @@ class Telling:
         for told in self._told.pop(session_id, {}).values():
             self._pass_on(told.session, told.turn, Released())
 
+    def _release_turns(self, session_id: SessionId, turn_ids: Collection[TurnId]) -> None:
+        """Turns that were announced here, and that another process has shown to the end meanwhile."""
+        told = self._told.get(session_id, {})
+        for turn_id in turn_ids:
+            if (one := told.pop(turn_id, None)) is not None:
+                self._pass_on(one.session, one.turn, Released())
+        if not told:
+            self._told.pop(session_id, None)
+
     async def catch_up(self, session_id: SessionId, mine: Callable[[], bool] = lambda: True) -> None:
         """Tells what the table knows and observers do not: turns that are new here, and ends that others set.
 
@@ -136,7 +145,12 @@ class Telling:
         while True:
             self._missed.discard(session_id)
             read = self._deliveries
-            for waiting in await self._store.undelivered(session_id):
+            told = [turn_id for turn_id, one in self._told.get(session_id, {}).items() if not one.settled]
+            found = await self._store.undelivered(session_id)
+            if not mine():
+                return
+            self._release_turns(session_id, {*told} - {waiting.turn.id for waiting in found})
+            for waiting in found:
                 if not mine():
                     return
                 if self.announce(waiting.session, waiting.turn, waiting.ahead, read=read):

@@ -21,7 +21,7 @@ from typing import Any
 from e2e.world import API_KEY, ROOT, Program, World, environment, remove_worklets
 from forked import fork
 from law import Law
-from law_records import SessionRecord
+from law_records import SessionRecord, age_pool
 from law_shown import Message, asked, of_turns
 from program import CAUGHT
 from stacks import BEGIN, END
@@ -320,10 +320,11 @@ class Storm:
 
         for path in self._forgotten():
             os.utime(path, (0, 0))
+        if self.law.dsn.startswith("postgresql"):
+            await age_pool(self.law.dsn, WINDOW)  # so long another replica may want what stands ready
         await self.program.start(FLOW_POOL_SIZE="0")
-        theirs = WINDOW.total_seconds() if self.others else 0.0  # so long another replica may want what stands ready
         try:
-            await until(empty, timeout=240 + theirs, what="the pool, and what was being cloned, to be removed")
+            await until(empty, timeout=240, what="the pool, and what was being cloned, to be removed")
         except AssertionError as late:
             await self._explain([])
             return [str(late), *(f"{name} stands ready" for name in (await self.law.records()).pool)]

@@ -99,7 +99,7 @@ async def test_a_turn_that_comes_back_while_its_delivery_is_stored_is_shown_to_i
         show.observe(session, turn, Queued(0))
         show.observe(session, turn, Started())
 
-    sessions = SimpleNamespace(holds=lambda _: True, show_again=None, delivered=delivered)
+    sessions = SimpleNamespace(may_show=lambda _: True, show_again=None, delivered=delivered)
     show = Show(sessions, None, None)  # type: ignore[arg-type] - nothing is sent
     show.observe(session, turn, Queued(0))
     show.observe(session, turn, Settled(Done()))

@@ -158,6 +158,40 @@ async def test_a_replica_that_lost_its_lease_lets_go_and_does_no_harm(dsn: str) 
         assert two.events(asked.turn.id).count(Text("stored")) == 1
 
 
+async def test_what_another_replica_has_shown_to_the_end_is_not_shown_by_whoever_stored_it(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever stored it was cut off from the database before it could run it, and another was quicker."""
+    host = ScriptedHost()
+    async with replica(dsn, host) as one, replica(dsn, host) as two:
+        back, acquire, undelivered = asyncio.Event(), one.sessions._holdings.acquire, one.sessions.store.undelivered
+        known = asyncio.Event()
+
+        async def when_back(session_id: SessionId) -> Any:
+            await back.wait()
+            return await acquire(session_id)
+
+        async def when_known(session_id: SessionId) -> Any:
+            await known.wait()
+            return await undelivered(session_id)
+
+        monkeypatch.setattr(one.sessions._holdings, "acquire", when_back)
+        monkeypatch.setattr(one.sessions.store, "undelivered", when_known)
+        asked = await one.ask("hello")
+        assert one.kinds(asked.turn.id) == ["Queued"]
+        two.sessions.ring(asked.session.id)
+        assert await two.settled(asked.turn.id) == Done()
+        await two.sessions.delivered(asked.turn.id)
+        assert await two.sessions.sleep(asked.session.id)
+        await until(lambda: not two.sessions.is_live(asked.session.id))
+        back.set()
+        await until(lambda: one.sessions.holds(asked.session.id))
+        assert not one.sessions.may_show(asked.session.id), "what it knows is older than what is shown"
+        known.set()
+        await until(lambda: one.kinds(asked.turn.id) == ["Queued", "Released"])
+        await until(lambda: not one.sessions.is_live(asked.session.id))
+
+
 async def test_a_lease_is_kept_until_all_is_shown(dsn: str) -> None:
     host = ScriptedHost()
     async with replica(dsn, host) as one, replica(dsn, host) as two:
