@@ -47,6 +47,9 @@ class Law:
     runtime: str = "local"
     dsn: str = ""
     tmp: Path | None = None
+    in_transit: Counter[tuple[str, int]] = field(
+        default_factory=Counter
+    )  # what may be asked once more: prompt, results
     _changed: asyncio.Event = field(default_factory=asyncio.Event)  # something in Slack
 
     def __post_init__(self) -> None:
@@ -165,8 +168,17 @@ class Law:
             if (times := sum(_holds(text, turn.text) for text in texts)) > len(same):
                 yield f"the prompt of {turn.name} stands {times} times in the conversation"
             for (text, results), times in answered.items():
-                if _holds(text, turn.text) and times > len(same):
+                if _holds(text, turn.text) and times > len(same) + self.in_transit[text, results]:
                     yield f"Claude answered {turn.name} {times} times (after {results} tool results)"
+
+    def gateway_died(self) -> None:
+        """What it was passing on, whole or not, may not have arrived: Claude's process asks once more."""
+        last = {
+            request.headers.get("x-claude-code-session-id"): request
+            for request in self.model.requests
+            if request.path == "/v1/messages" and not is_side_request(request.body)
+        }
+        self.in_transit.update(_round(request) for request in last.values())
 
     def _requests(self, session: SessionRecord, records: Records, among: list[Request]) -> list[Request]:
         """Those of this session's conversation, or of one that no session owns up to."""

@@ -227,6 +227,17 @@ async def test_an_explained_turn_may_be_repeated_and_broken_off_but_not_make_wor
     assert [v for v in await run.law.at_rest(0) if "words that nobody said" in v]
 
 
+async def test_what_a_dying_gateway_was_passing_on_may_be_asked_for_once_more(run: Run) -> None:
+    run.law.gateway_died()
+    run.model.answered.append(run.model.requests[-1])
+    assert await run.law.at_rest(0) == []
+    run.model.answered.append(run.model.requests[-1])
+    assert [v for v in await run.law.at_rest(0) if "answered turn t1" in v]
+    run.model.answered.pop()
+    run.put(run.texts[0])
+    assert [v for v in await run.law.at_rest(0) if "answered turn t0" in v], "that one had arrived"
+
+
 async def test_what_is_left_over_is_found(run: Run) -> None:
     (run.law.share_dir / "instance.json").write_text('{"instance": "0badcafe"}')
     run.run("update sessions set status = 'asleep'")

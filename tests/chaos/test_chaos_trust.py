@@ -114,7 +114,9 @@ async def _kill_other(storm: Storm, deeds: Deeds, kind: str) -> bool:
         if not await storm.law.unfinished():
             break
         if kind == "gateway":
-            return await deeds.outside.kill_gateway()
+            died = await deeds.outside.kill_gateway()
+            storm.law.gateway_died()
+            return died
         if await asyncio.to_thread(strike, kind, storm.world.runtime, storm.world.share_dir, dice):
             return True
         await asyncio.sleep(0.05)
