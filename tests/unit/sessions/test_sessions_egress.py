@@ -216,12 +216,18 @@ async def test_what_was_blocked_is_told_once_at_the_end(heart: Heart) -> None:
         assert remark.endswith("h9.test:443 and more.")
 
 
-async def test_a_question_outlives_the_program_and_is_shown_once(start: Start) -> None:
+async def asked_before(start: Start) -> tuple[Submitted, Ask]:
+    """A turn and its question, from a run of the program that has ended."""
     async with start() as before, people(before) as they:
         asked = await they.working()
         they.wanted(asked)
         ask = await they.asked(asked)
         await before.sessions.drain(0)
+    return asked, ask
+
+
+async def test_a_question_outlives_the_program_and_is_shown_once(start: Start) -> None:
+    asked, ask = await asked_before(start)
     async with start() as after, people(after) as they:
         await they.open(asked)
         after.sessions.ring(asked.session.id)
@@ -236,11 +242,7 @@ async def test_a_question_outlives_the_program_and_is_shown_once(start: Start) -
 async def test_people_are_asked_in_a_turn_that_is_yet_to_be_taken_up(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with start() as before, people(before) as they:
-        asked = await they.working()
-        they.wanted(asked)
-        ask = await they.asked(asked)
-        await before.sessions.drain(0)
+    asked, ask = await asked_before(start)
     async with start() as after, people(after) as they:
         go_on, next_work = asyncio.Event(), after.sessions.store.next_work
 
