@@ -127,7 +127,9 @@ class Telling:
         """Turns that were announced here, and that another process has shown to the end meanwhile."""
         told = self._told.get(session_id, {})
         for turn_id in turn_ids:
-            if (one := told.pop(turn_id, None)) is not None:
+            one = told.get(turn_id)
+            if one is not None and not one.settled:  # else its end was told just now, and its delivery is under way
+                del told[turn_id]
                 self._pass_on(one.session, one.turn, Released())
         if not told:
             self._told.pop(session_id, None)

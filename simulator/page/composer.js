@@ -20,6 +20,7 @@ export function composer({ prefix, label, suggest, send }) {
     box.style.height = `${Math.min(box.scrollHeight, 220)}px`;
     button.disabled = !box.value.trim() && !files.length;
   };
+  const show = () => chips.replaceChildren(...files.map((file) => el("span", { class: "chip" }, file.name)));
   const options = () => [...menu.children];
   const hide = () => menu.replaceChildren() ?? (menu.hidden = true);
   const mark = () => options().forEach((option, index) => option.setAttribute("aria-selected", String(index === picked)));
@@ -52,10 +53,14 @@ export function composer({ prefix, label, suggest, send }) {
     const carried = files;
     box.value = "";
     files = [];
-    chips.replaceChildren();
+    show();
     hide();
     resize();
-    if (!(await send(text, carried))) box.value = box.value || text;
+    if (!(await send(text, carried))) {
+      box.value = box.value || text;
+      files = [...carried, ...files];
+      show();
+    }
     resize();
     box.focus();
   }
@@ -80,11 +85,11 @@ export function composer({ prefix, label, suggest, send }) {
       let binary = "";
       for (let at = 0; at < bytes.length; at += 32768) binary += String.fromCharCode(...bytes.subarray(at, at + 32768));
       files.push({ name: file.name, content: btoa(binary) });
-      chips.append(el("span", { class: "chip" }, file.name));
     }
+    show();
     picker.value = "";
     resize();
   });
   const attach = el("button", { class: "attach", type: "button", title: "Attach a file", "aria-label": "Attach a file", onclick: () => picker.click() }, sign("attach"));
-  return { node: el("div", { class: "composer" }, menu, chips, el("div", { class: "writing" }, attach, picker, box, button)), focus: () => box.focus(), writable: (yes) => { box.disabled = !yes; }, label: (text) => { box.placeholder = text; box.setAttribute("aria-label", text); } };
+  return { node: el("div", { class: "composer" }, menu, chips, el("div", { class: "writing" }, attach, picker, box, button)), focus: () => box.focus(), writable: (yes) => { box.disabled = attach.disabled = picker.disabled = !yes; }, label: (text) => { box.placeholder = text; box.setAttribute("aria-label", text); } };
 }

@@ -275,12 +275,21 @@ async def test_a_thread_that_started_without_a_connection_opens_with_the_next_on
         await expect(page.get_by_test_id("thread")).to_contain_text("Working")
 
 
-async def test_a_command_that_did_not_reach_the_simulator_stays_written(page: Page) -> None:
+async def test_what_did_not_reach_the_simulator_stays_written(slack: SlackSimulator, page: Page) -> None:
     await page.route("**/page/act", lambda route: route.abort())
-    await page.get_by_test_id("composer").fill("/flow lost?")
+    box, messages = page.get_by_test_id("composer"), page.get_by_test_id("messages")
+    await box.fill("/flow lost?")
     await page.get_by_test_id("send").click()
-    await expect(page.get_by_test_id("messages")).to_contain_text("That did not work: the simulator does not answer")
-    await expect(page.get_by_test_id("composer")).to_have_value("/flow lost?")
+    await expect(messages).to_contain_text("That did not work: the simulator does not answer")
+    await expect(box).to_have_value("/flow lost?")
+    await box.fill("with a file")
+    await page.get_by_test_id("file").set_input_files(FilePayload(name="kept.txt", mimeType="text/plain", buffer=b"x"))
+    await page.get_by_test_id("send").click()
+    await expect(box).to_have_value("with a file")
+    await page.unroute("**/page/act")
+    await page.get_by_test_id("send").click()
+    await expect(messages).to_contain_text("kept.txt")
+    assert [file.name for file in slack.workspace.files.values()] == ["kept.txt"]
 
 
 async def _hold_connections(page: Page, until: asyncio.Event) -> list[WebSocketRoute]:
