@@ -106,6 +106,7 @@ class Pushes:
         )
 
     async def close(self) -> None:
+        await asyncio.sleep(0)  # what was just started begins, so that its end is its own
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

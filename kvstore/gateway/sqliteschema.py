@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -75,12 +76,25 @@ def prepare(path: Path) -> None:
     try:
         connection = connect(path)
         try:
-            connection.execute("pragma journal_mode = wal")
+            _use_wal(connection)
             _migrate(connection, path)
         finally:
             connection.close()
     except sqlite3.Error as e:
         raise explained(e, path) from e
+
+
+def _use_wal(connection: sqlite3.Connection, within: float = BUSY_SECONDS) -> None:
+    """Raises sqlite3.Error. Where two switch a new file at once SQLite waits for neither: it calls one of them busy."""
+    end = time.monotonic() + within
+    while True:
+        try:
+            connection.execute("pragma journal_mode = wal")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(0.02)
 
 
 def connect(path: Path, *, read_only: bool = False, busy: float = BUSY_SECONDS) -> sqlite3.Connection:

@@ -23,6 +23,7 @@ from kvstore.gateway.callers import Caller
 from kvstore.gateway.errors import Refusal
 from kvstore.gateway.functions import validated
 from kvstore.gateway.sqlite import SqliteStore
+from kvstore.gateway.sqliteschema import prepare
 from kvstore.gateway.sqlitetransaction import LEAST_TOMBSTONES, PORTION
 
 WORKLET, OTHER = "00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"
@@ -495,3 +496,15 @@ async def test_a_prefix_holds_whatever_the_cursor_and_whatever_its_last_characte
     assert await keys("b", "b1") == ["b2"]
     assert await keys("b", "c") == []
     assert await keys("\ud7ff") == ["\ud7ff1"]
+
+
+def test_a_new_file_that_another_is_just_writing_to_is_waited_for(tmp_path: Path) -> None:
+    """SQLite waits for a lock, but not for the one that a switch to its write-ahead log needs."""
+    other = sqlite3.connect(tmp_path / "kv.sqlite", isolation_level=None, check_same_thread=False)
+    other.execute("begin immediate")
+    ended = threading.Timer(0.3, other.execute, ["rollback"])
+    ended.start()
+    prepare(tmp_path / "kv.sqlite")
+    assert other.execute("pragma journal_mode").fetchone() == ("wal",)
+    ended.join()
+    other.close()
